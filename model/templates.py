@@ -1,0 +1,213 @@
+"""Questions and answer templates: one definition for training and serving.
+
+Training renders a template with labels (``model.conversation``); serving compiles the same template into
+a slot program (``model.slots``). Stage 1 has 13 conversations an image (Mix, 3 Levels, 9 Attributes),
+stage 2 three (Q1 direct, Q2 prose, Q3 regular form): RealQA, arXiv 2503.06141, section 3. Wording that the
+paper does not publish is ours.
+
+Variants: without suffix no free text at all before the score (fast, the default); ``_subject`` adds the
+words for subject and background; ``_reasons`` adds these and a reason before each of the two high-level
+scores, as published.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Literal
+
+from schemas.attributes import Attribute, Vocabulary
+from schemas.errors import ConfigurationError
+from schemas.manifest import ScoreScale
+
+Variant = Literal["", "subject", "reasons"]
+VARIANTS: tuple[Variant, ...] = ("", "subject", "reasons")
+DEFAULT_TEMPLATE = "score_form"
+SCORE = "score"
+PROSE = "prose"
+
+_SUBJECT_TOKENS, _REASON_TOKENS, _PROSE_TOKENS = 24, 48, 384
+_LEVELS = ("high", "middle", "low")
+
+
+@dataclass(frozen=True)
+class Forced:
+    """Text that stands in every answer."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A slot for one of several values; ``values`` as written, leading space included."""
+
+    name: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Decimal:
+    """A slot for the score: an integer digit, a point, ``digits - 1`` decimals (fewer if trimmed)."""
+
+    name: str
+    digits: int
+    trimmed: bool
+
+
+@dataclass(frozen=True)
+class FreeText:
+    """A slot for words, ended by the forced text after it, ``max_tokens`` at most."""
+
+    name: str
+    max_tokens: int
+
+
+Part = Forced | Choice | Decimal | FreeText
+
+
+@dataclass(frozen=True)
+class AnswerTemplate:
+    """A question and the shape of its answer.
+
+    Attributes:
+        name: As manifests, options and rows name it.
+        stage: 1 (attributes) or 2 (score).
+        instruction: The question.
+        parts: The answer, forced text and slots in turn; two slots never touch.
+    """
+
+    name: str
+    stage: Literal[1, 2]
+    instruction: str
+    parts: tuple[Part, ...]
+
+    @property
+    def slots(self) -> tuple[Choice | Decimal | FreeText, ...]:
+        """The parts to be decided, in order."""
+        return tuple(part for part in self.parts if not isinstance(part, Forced))
+
+    @property
+    def has_free_text(self) -> bool:
+        """Whether some slot is free text, which costs one pass a token."""
+        return any(isinstance(part, FreeText) for part in self.parts)
+
+
+def answer_templates(vocabulary: Vocabulary, scale: ScoreScale) -> dict[str, AnswerTemplate]:
+    """Build every named template for a vocabulary and a score scale, by name."""
+    templates = [*_stage1(vocabulary), *_stage2(vocabulary, scale)]
+    return {template.name: template for template in templates}
+
+
+def answer_template(name: str, vocabulary: Vocabulary, scale: ScoreScale) -> AnswerTemplate:
+    """Build one named template.
+
+    Raises:
+        ConfigurationError: There is no template of that name; the message lists those there are.
+    """
+    templates = answer_templates(vocabulary, scale)
+    if name not in templates:
+        raise ConfigurationError(f"no answer template {name!r}; there are: {', '.join(sorted(templates))}")
+    return templates[name]
+
+
+def templates_sha256(names: Iterable[str], vocabulary: Vocabulary, scale: ScoreScale) -> str:
+    """Pin the wording of templates: sha256 over questions and parts, in order of name."""
+    templates = answer_templates(vocabulary, scale)
+    content = [
+        (name, templates[name].instruction, [(type(p).__name__, asdict(p)) for p in templates[name].parts])
+        for name in sorted(names)
+    ]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _stage1(vocabulary: Vocabulary) -> list[AnswerTemplate]:
+    found = []
+    for variant in VARIANTS:
+        asks: dict[str, tuple[str, tuple[Attribute, ...]]] = {
+            "mix": ("Assess the attributes of this image from high to low level.", vocabulary.attributes)
+        }
+        for level in _LEVELS:
+            attributes = vocabulary.at_level(level)  # type: ignore[arg-type]
+            asks[f"level_{level}"] = (f"Assess the {level} level attributes of this image.", attributes)
+        for attribute in vocabulary.evaluated:
+            question = f"Assess the {attribute.title.removesuffix(' Score').lower()} of this image."
+            asks[f"attribute_{attribute.name}"] = (question, _alone(attribute, vocabulary))
+        for name, (question, attributes) in asks.items():
+            parts = _joined(_attribute_parts(attributes, variant))
+            found.append(AnswerTemplate(_named(name, variant), 1, question, parts))
+    return _distinct(found)
+
+
+def _alone(attribute: Attribute, vocabulary: Vocabulary) -> tuple[Attribute, ...]:
+    # The middle-level attributes about subject and background are asked together with its words.
+    words = vocabulary["subject_and_background"]
+    about = ("subject_integrity", "subject_clutter", "background_clutter")
+    return (words, attribute) if attribute.name in about else (attribute,)
+
+
+def _stage2(vocabulary: Vocabulary, scale: ScoreScale) -> list[AnswerTemplate]:
+    score = Decimal(SCORE, scale.digits, scale.trimmed)
+    rate = "Rate the aesthetics and quality of this image"
+    final: tuple[Part, ...] = (Forced("\nThe final score is <"), score, Forced(">."))
+    direct = (Forced("The score of this image is "), score, Forced("."))
+    prose = (FreeText(PROSE, _PROSE_TOKENS), *final)
+    found = [
+        AnswerTemplate("score_direct", 2, f"{rate}.", direct),
+        AnswerTemplate("score_prose", 2, f"{rate} step by step.", prose),
+    ]
+    for variant in VARIANTS:
+        lines = _attribute_parts(vocabulary.attributes, variant)
+        found.append(
+            AnswerTemplate(
+                _named("score_form", variant),
+                2,
+                f"{rate} step by step with the regular form.",
+                _joined([*lines, *final]),
+            )
+        )
+    return found
+
+
+def _attribute_parts(attributes: Iterable[Attribute], variant: Variant) -> list[Part]:
+    parts: list[Part] = []
+    for attribute in attributes:
+        if attribute.kind == "text":
+            if variant:
+                parts += [Forced(f"\n{attribute.title}:"), FreeText(attribute.name, _SUBJECT_TOKENS)]
+            continue
+        if variant == "reasons" and attribute.kind == "integer":
+            reason = FreeText(f"{attribute.name}_reason", _REASON_TOKENS)
+            parts += [Forced(f"\nReason for {attribute.title}:"), reason]
+        values = tuple(f" {value}" for value in attribute.values)
+        parts += [Forced(f"\n{attribute.title}:"), Choice(attribute.name, values)]
+    return parts
+
+
+def _joined(parts: list[Part]) -> tuple[Part, ...]:
+    first = parts[0]
+    if isinstance(first, Forced):
+        parts = [replace(first, text=first.text.lstrip("\n")), *parts[1:]]
+    return tuple(parts)
+
+
+def _named(name: str, variant: Variant) -> str:
+    return f"{name}_{variant}" if variant else name
+
+
+def _distinct(templates: list[AnswerTemplate]) -> list[AnswerTemplate]:
+    # A variant that adds nothing to its plain template is no template of its own.
+    seen: dict[tuple[str, tuple[Part, ...]], AnswerTemplate] = {}
+    for template in templates:
+        seen.setdefault((template.instruction, template.parts), template)
+    return list(seen.values())
+
+
+def describe(templates: Mapping[str, AnswerTemplate]) -> str:
+    """List templates for people, one a line: name, stage, slots."""
+    lines = []
+    for name, template in sorted(templates.items()):
+        slots = ", ".join(slot.name for slot in template.slots)
+        lines.append(f"{name} (stage {template.stage}): {slots}")
+    return "\n".join(lines)
