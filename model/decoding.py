@@ -1,0 +1,352 @@
+"""Slot decoding: the answer of a whole batch, deciding only the values, over the allowed tokens only.
+
+Forced text is fed as prefill; the batch goes through the program in step. A pass has the columns
+
+    ragged     what differs in length by row: image and context at first, later the rest of a label
+    forced     the step's forced tokens, the same for all rows
+    cells      speculative trie nodes (``model.layout``)
+
+Ragged columns are padded with masked cells, so rows of different image size and label length share a
+batch, and a row's numbers do not depend on its neighbours. Positions follow Qwen2-VL's M-RoPE in closed
+form: after an image of h × w merged cells they continue at start + max(h, w). They are always passed
+explicitly; the model's own ``rope_deltas`` state is never used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from model.cache import SlotCache
+from model.conversation import Prompt
+from model.layout import StepLayout
+from model.ragged import ImageBatch, ragged_columns
+from model.slots import ChoiceSlot, DecimalSlot, FreeTextSlot, SlotProgram
+
+
+@dataclass(frozen=True)
+class ChoiceDecision:
+    """Decided ``value`` (batch,) and ``probabilities`` (batch, values)."""
+
+    value: torch.Tensor
+    probabilities: torch.Tensor
+
+
+@dataclass(frozen=True)
+class DecimalDecision:
+    """A score's greedy digits and the distribution of the first two.
+
+    Attributes:
+        digits: (batch, M), -1 after a trimmed end.
+        first: (batch, 10) probabilities of the first digit.
+        second: (batch, 10, 10) probabilities of the second given the first.
+    """
+
+    digits: torch.Tensor
+    first: torch.Tensor
+    second: torch.Tensor
+
+
+@dataclass(frozen=True)
+class TextDecision:
+    """Ids of free text, (batch, max_tokens), -1 after the end."""
+
+    ids: torch.Tensor
+
+
+Decision = ChoiceDecision | DecimalDecision | TextDecision
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """What a batch answered: one decision a slot, in the program's order.
+
+    Attributes:
+        slots: Decisions by step.
+        format_mass: (batch,) smallest unrestricted probability of the allowed set over a row's decisions.
+    """
+
+    slots: tuple[Decision, ...]
+    format_mass: torch.Tensor
+
+
+@dataclass
+class _Rows:
+    """State of a batch between passes."""
+
+    cache: SlotCache
+    valid: torch.Tensor  # (batch, capacity): cells that later tokens may see
+    position: torch.Tensor  # (batch,): next M-RoPE position
+    pending: torch.Tensor  # (batch, width): decided tokens not fed yet
+    pending_count: torch.Tensor  # (batch,)
+    mass: torch.Tensor  # (batch,)
+    decisions: list[Decision] = field(default_factory=list)
+
+
+class SlotDecoder:
+    """Runs one slot program on one model. Not thread-safe: one micro-batch at a time.
+
+    Args:
+        model: ``Qwen2VLForConditionalGeneration`` in eval mode with SDPA attention, adapter merged or not.
+        prompt: The question.
+        program: The compiled answer template.
+    """
+
+    def __init__(self, model: Any, prompt: Prompt, program: SlotProgram) -> None:
+        self.model = model
+        self.prompt = prompt
+        self.program = program
+        self.device: torch.device = model.lm_head.weight.device
+        leads = [prompt.closing, *[()] * len(program.steps)]
+        self.layouts = [
+            StepLayout((*lead, *step.forced), step.slot, self.device)
+            for lead, step in zip(leads, program.steps, strict=False)
+        ]
+        self._merge = int(model.config.vision_config.spatial_merge_size)
+        self._prefix: SlotCache | None = None
+
+    def forget_prefix(self) -> None:
+        """Drop the shared prefix, as must be done when the model's weights change."""
+        self._prefix = None
+
+    @torch.inference_mode()
+    def decode(self, images: ImageBatch) -> Decisions:
+        """Answer for every image of a micro-batch.
+
+        Returns:
+            Decisions on the model's device; nothing here waits for the device except free text.
+        """
+        image_embeds = self._embed_images(images)
+        rows, ragged = self._start(images, image_embeds)
+        for index, layout in enumerate(self.layouts):
+            logits = self._step_pass(rows, layout, ragged if index == 0 else None)
+            slot = layout.slot
+            if isinstance(slot, FreeTextSlot):
+                rows.decisions.append(self._write_text(rows, slot, logits[:, 0]))
+            elif isinstance(slot, DecimalSlot):
+                rows.decisions.append(self._decide_decimal(rows, layout, slot, logits))
+            else:
+                rows.decisions.append(self._decide_choice(rows, layout, logits))
+        return Decisions(tuple(rows.decisions), rows.mass)
+
+    def _embed_images(self, images: ImageBatch) -> torch.Tensor:
+        grids = torch.tensor([[1, h, w] for h, w in images.grids], device=self.device)
+        visual = self.model.model.visual
+        return visual(images.patches.to(visual.get_dtype()), grid_thw=grids).pooler_output
+
+    def _start(self, images: ImageBatch, image_embeds: torch.Tensor) -> tuple[_Rows, _Ragged]:
+        ragged = ragged_columns(images, self.prompt, self._merge, self.device)
+        embeds = self.model.model.language_model.embed_tokens(ragged.ids)
+        embeds = embeds.masked_scatter(ragged.is_image[..., None], image_embeds.to(embeds.dtype))
+        batch, width = ragged.ids.shape
+        cache = SlotCache(batch, len(self.prompt.prefix) + width + self._program_columns())
+        cache.start_with(self._shared_prefix())
+        valid = torch.zeros(batch, cache.capacity, dtype=torch.bool, device=self.device)
+        valid[:, : cache.length] = True
+        rows = _Rows(
+            cache=cache,
+            valid=valid,
+            position=ragged.next_position,
+            pending=torch.zeros(batch, 0, dtype=torch.long, device=self.device),
+            pending_count=torch.zeros(batch, dtype=torch.long, device=self.device),
+            mass=torch.ones(batch, device=self.device),
+        )
+        return rows, _Ragged(embeds, ragged.positions, ragged.valid)
+
+    def _program_columns(self) -> int:
+        return sum(layout.width + layout.tail_width + layout.extra_passes for layout in self.layouts)
+
+    def _shared_prefix(self) -> SlotCache:
+        """Keys and values of the prefix, computed once for one row."""
+        if self._prefix is None:
+            ids = torch.tensor([self.prompt.prefix], device=self.device)
+            length = ids.shape[1]
+            cache = SlotCache(1, length)
+            positions = torch.arange(length, device=self.device).expand(3, 1, length)
+            mask = torch.ones(length, length, dtype=torch.bool, device=self.device).tril()[None, None]
+            self._forward(self.model.model.language_model.embed_tokens(ids), positions, mask, cache)
+            self._prefix = cache
+        return self._prefix
+
+    def _forward(
+        self, embeds: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor, cache: SlotCache
+    ) -> torch.Tensor:
+        hidden = self.model.model.language_model(
+            inputs_embeds=embeds,
+            position_ids=positions,
+            # a dictionary is taken as it is: no mask of transformers' own, which knows no trees
+            attention_mask={"full_attention": mask},
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+        cache.advance(embeds.shape[1])
+        return hidden
+
+    def _pass(
+        self, rows: _Rows, ragged: _Ragged, tokens: torch.Tensor, offsets: torch.Tensor, within: torch.Tensor
+    ) -> torch.Tensor:
+        """Feed ragged columns, then common ones at ``position + offsets``; returns hidden states of all.
+
+        Args:
+            rows: State; its cache grows, its ``valid`` gets the new columns.
+            ragged: The columns that differ by row.
+            tokens: (batch or 1, common) ids.
+            offsets: (common,) positions from ``rows.position``.
+            within: (common, common) who sees whom.
+        """
+        batch, lead = ragged.valid.shape
+        common = tokens.shape[1]
+        embeds = self.model.model.language_model.embed_tokens(tokens.expand(batch, common))
+        text = (rows.position[:, None] + offsets[None]).expand(3, batch, common)
+        past = rows.cache.length
+        new_valid = torch.cat([ragged.valid, ragged.valid.new_ones(batch, common)], dim=1)
+        new_mask = torch.zeros(lead + common, lead + common, dtype=torch.bool, device=self.device)
+        new_mask[:lead, :lead] = torch.ones(lead, lead, dtype=torch.bool, device=self.device).tril()
+        new_mask[lead:, :lead] = True
+        new_mask[lead:, lead:] = within
+        rows.valid[:, past : past + lead + common] = new_valid
+        seen = rows.valid[:, None, :past].expand(batch, lead + common, past)
+        mask = torch.cat([seen, new_mask[None] & new_valid[:, None]], dim=2)[:, None]
+        return self._forward(
+            torch.cat([ragged.embeds, embeds], dim=1),
+            torch.cat([ragged.positions, text], dim=2),
+            mask,
+            rows.cache,
+        )
+
+    def _pending_columns(self, rows: _Rows) -> _Ragged:
+        """The decided tokens that are still to be fed, as ragged columns; moves positions behind them."""
+        width = rows.pending.shape[1]
+        steps = torch.arange(width, device=self.device)
+        positions = (rows.position[:, None] + steps[None]).expand(3, -1, width)
+        valid = steps[None] < rows.pending_count[:, None]
+        rows.position = rows.position + rows.pending_count
+        embeds = self.model.model.language_model.embed_tokens(rows.pending)
+        return _Ragged(embeds, positions, valid)
+
+    def _step_pass(self, rows: _Rows, layout: StepLayout, ragged: _Ragged | None) -> torch.Tensor:
+        """Feed a step; returns (batch, branches, vocabulary) logits in fp32."""
+        ragged = self._pending_columns(rows) if ragged is None else ragged
+        lead = ragged.valid.shape[1]
+        hidden = self._pass(rows, ragged, layout.tokens[None], layout.offsets, layout.within)
+        rows.position = rows.position + layout.forced_count
+        return self._logits(hidden[:, lead + layout.columns])
+
+    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.model.lm_head(hidden).float()
+
+    def _decide_trie(
+        self, rows: _Rows, layout: StepLayout, logits: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Decide a trie greedily; returns (batch,) values and (batch, values) log-probabilities."""
+        total = logits.logsumexp(2)
+        log_edges, best, masses = [], [], []
+        for index, branch in enumerate(layout.branches):
+            chosen = logits[:, index, list(branch.tokens)]
+            log_edges.append(chosen.log_softmax(1))
+            best.append(torch.nn.functional.one_hot(chosen.argmax(1), len(branch.tokens)))
+            masses.append((chosen.logsumexp(1) - total[:, index]).exp())
+        log_probabilities = torch.cat(log_edges, dim=1) @ layout.edge_table.T
+        taken = torch.cat(best, dim=1).float() @ layout.edge_table.T
+        value = (taken == layout.edge_table.sum(1)).float().argmax(1)
+        on_path = layout.branch_table[value]
+        rows.mass = torch.minimum(rows.mass, torch.stack(masses, 1).where(on_path, 1.0).amin(1))
+        self._keep(rows, layout, value)
+        return value, log_probabilities
+
+    def _keep(self, rows: _Rows, layout: StepLayout, value: torch.Tensor) -> None:
+        """Keep the cells of the decided path, mask the others out; the rest of the value is pending."""
+        end = rows.cache.length
+        cells = layout.cell_table.shape[1]
+        rows.valid[:, end - cells : end] = layout.cell_table[value]
+        rows.position = rows.position + layout.fed_count[value]
+        rows.pending = layout.tail_ids[value]
+        rows.pending_count = layout.tail_count[value]
+
+    def _decide_choice(self, rows: _Rows, layout: StepLayout, logits: torch.Tensor) -> ChoiceDecision:
+        value, log_probabilities = self._decide_trie(rows, layout, logits)
+        return ChoiceDecision(value, log_probabilities.exp())
+
+    def _decide_decimal(
+        self, rows: _Rows, layout: StepLayout, slot: DecimalSlot, logits: torch.Tensor
+    ) -> DecimalDecision:
+        pair, log_probabilities = self._decide_trie(rows, layout, logits)
+        joint = log_probabilities.exp().reshape(-1, 10, 10)
+        first = joint.sum(2)
+        second = joint / first[:, :, None].clamp_min(torch.finfo(joint.dtype).tiny)
+        digits = [pair // 10, pair % 10]
+        ended = torch.zeros_like(pair, dtype=torch.bool)
+        allowed = [*slot.digit_ids, slot.terminator] if slot.trimmed else list(slot.digit_ids)
+        ids = torch.tensor(allowed, device=self.device)
+        for _ in range(2, slot.digits):
+            full = self._feed_pending(rows)
+            chosen = full[:, allowed]
+            mass = (chosen.logsumexp(1) - full.logsumexp(1)).exp()
+            rows.mass = torch.where(ended, rows.mass, torch.minimum(rows.mass, mass))
+            digit = chosen.argmax(1)
+            ended = ended | (digit == 10)
+            digits.append(digit.masked_fill(ended, -1))
+            rows.pending = ids[digit][:, None]
+            rows.pending_count = (~ended).long()
+        return DecimalDecision(torch.stack(digits, 1), first, second)
+
+    def _feed_pending(self, rows: _Rows) -> torch.Tensor:
+        """Feed one pending column; returns (batch, vocabulary) logits behind it."""
+        ragged = self._pending_columns(rows)
+        empty = rows.pending.new_zeros(0)
+        hidden = self._pass(rows, ragged, empty[None], empty, empty.bool().reshape(0, 0))
+        return self._logits(hidden[:, -1])
+
+    def _write_text(self, rows: _Rows, slot: FreeTextSlot, logits: torch.Tensor) -> TextDecision:
+        """Write words greedily, all rows in step; rows that are done feed masked cells."""
+        batch = logits.shape[0]
+        stops = torch.tensor(sorted(slot.stops), device=self.device)
+        banned = torch.tensor(sorted(slot.banned), dtype=torch.long, device=self.device)
+        done = torch.zeros(batch, dtype=torch.bool, device=self.device)
+        written = []
+        for index in range(slot.max_tokens):
+            token = logits.index_fill(1, banned, float("-inf")).argmax(1)
+            done = done | torch.isin(token, stops)
+            written.append(token.masked_fill(done, -1))
+            rows.pending = token[:, None]
+            rows.pending_count = (~done).long()
+            if index + 1 == slot.max_tokens or bool(done.all()):
+                break
+            logits = self._feed_pending(rows)
+        ids = torch.stack(written, 1)
+        filler = ids.new_full((batch, slot.max_tokens - ids.shape[1]), -1)
+        return TextDecision(torch.cat([ids, filler], 1))
+
+
+@dataclass(frozen=True)
+class _Ragged:
+    """Columns that differ by row: embeds (batch, width, hidden), positions (3, batch, width), valid."""
+
+    embeds: torch.Tensor
+    positions: torch.Tensor
+    valid: torch.Tensor
+
+
+def decided_values(program: SlotProgram, decisions: Decisions, row: int) -> dict[str, str]:
+    """Text of every choice and decimal that a row decided, by slot name."""
+    values: dict[str, str] = {}
+    for step, decision in zip(program.steps, decisions.slots, strict=True):
+        slot = step.slot
+        if isinstance(slot, ChoiceSlot) and isinstance(decision, ChoiceDecision):
+            values[slot.name] = slot.values[int(decision.value[row])]
+        elif isinstance(decision, DecimalDecision):
+            digits = [str(int(d)) for d in decision.digits[row] if int(d) >= 0]
+            values[slot.name] = f"{digits[0]}.{''.join(digits[1:])}"
+    return values
+
+
+def written_ids(program: SlotProgram, decisions: Decisions, row: int) -> dict[str, Sequence[int]]:
+    """Ids of every free text that a row wrote, by slot name."""
+    return {
+        step.slot.name: [int(token) for token in decision.ids[row] if int(token) >= 0]
+        for step, decision in zip(program.steps, decisions.slots, strict=True)
+        if isinstance(decision, TextDecision)
+    }

@@ -1,0 +1,263 @@
+"""Slot decoding against ordinary forward passes and against ``generate()``."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from transformers import LogitsProcessor, LogitsProcessorList
+
+from model.decoding import (
+    ChoiceDecision,
+    DecimalDecision,
+    Decisions,
+    SlotDecoder,
+    TextDecision,
+    decided_values,
+    written_ids,
+)
+from model.ragged import ImageBatch
+from model.slots import ChoiceSlot, DecimalSlot, FreeTextSlot, SlotProgram
+from model.tokens import IMAGE_PAD
+from schemas.manifest import ScoreScale
+from tests.model.teacher import Setup, one_image, random_images, setup, teacher_forced
+
+GRIDS = ((4, 6), (8, 8), (2, 10), (6, 4), (12, 2))
+TOLERANCE = 1e-4
+SETTINGS = {
+    "ours": {},
+    "image first": {"instruction": "after_image"},
+    "whole text": {"tokenisation": "whole_text"},
+    "trimmed": {"scale": ScoreScale(trimmed=True)},
+    "two digits": {"scale": ScoreScale(digits=2)},
+    "five digits": {"scale": ScoreScale(digits=5, trimmed=True)},
+    "mix": {"template": "mix"},
+    "direct": {"template": "score_direct"},
+}
+
+
+def contexts(setup: Setup) -> list[tuple[int, ...]]:
+    words = ("", "a red barn", "", "Nacht 10<|image_pad|>", "x")
+    return [setup.encoder.encode(text) for text in words]
+
+
+def decode(setup: Setup, images: ImageBatch) -> Decisions:
+    return SlotDecoder(setup.model, setup.prompt, setup.program).decode(images)
+
+
+def answer(program: SlotProgram, decisions: Decisions, row: int) -> list[int]:
+    return program.answer_ids(decided_values(program, decisions, row), written_ids(program, decisions, row))
+
+
+def position_of(program: SlotProgram, decisions: Decisions, row: int, index: int) -> int:
+    """Where a slot's first token stands in a row's answer."""
+    values, free = decided_values(program, decisions, row), written_ids(program, decisions, row)
+    head = SlotProgram("", program.steps[:index], ())
+    return len(head.answer_ids(values, free)) + len(program.steps[index].forced)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_probabilities_equal_teacher_forced_forward_passes(name: str) -> None:
+    made = setup(**SETTINGS[name])
+    images = random_images(GRIDS, contexts=contexts(made))
+    decisions = decode(made, images)
+    for row in range(len(GRIDS)):
+        ids = answer(made.program, decisions, row)
+        for index, (step, decision) in enumerate(zip(made.program.steps, decisions.slots, strict=True)):
+            start = position_of(made.program, decisions, row, index)
+            if isinstance(step.slot, ChoiceSlot) and isinstance(decision, ChoiceDecision):
+                expected = trie_by_forward_passes(made, images, row, ids[:start], step.slot)
+                torch.testing.assert_close(
+                    decision.probabilities[row].log(), expected, rtol=0, atol=TOLERANCE
+                )
+            elif isinstance(step.slot, DecimalSlot) and isinstance(decision, DecimalDecision):
+                check_decimal(made, images, row, ids[:start], step.slot, decision)
+
+
+def trie_by_forward_passes(
+    made: Setup, images: ImageBatch, row: int, before: list[int], slot: ChoiceSlot
+) -> torch.Tensor:
+    """Log-probability of every value: one whole forward pass a branching node."""
+    trie = slot.trie
+    found = torch.zeros(len(slot.values))
+    for node in trie.branching:
+        path: list[int] = []
+        up = node
+        while up > 0:
+            path.insert(0, trie.token[up])
+            up = trie.parent[up]
+        edges = trie.children[node]
+        logs = teacher_forced(made, images, row, [*before, *path])[-1]
+        logs = logs[[token for token, _ in edges]].log_softmax(0)
+        for value in range(len(slot.values)):
+            for log, (_, child) in zip(logs, edges, strict=True):
+                if child in trie.path(value):
+                    found[value] += log
+    return found
+
+
+def check_decimal(
+    made: Setup,
+    images: ImageBatch,
+    row: int,
+    before: list[int],
+    slot: DecimalSlot,
+    decision: DecimalDecision,
+) -> None:
+    digit_ids = list(slot.digit_ids)
+    first = teacher_forced(made, images, row, before)[-1][digit_ids].softmax(0)
+    torch.testing.assert_close(decision.first[row], first, rtol=0, atol=TOLERANCE)
+    for digit in (0, 4, 9):
+        second = teacher_forced(made, images, row, [*before, digit_ids[digit], slot.point_id])[-1]
+        torch.testing.assert_close(
+            decision.second[row, digit], second[digit_ids].softmax(0), rtol=0, atol=TOLERANCE
+        )
+    written = [*before]
+    for place in range(slot.digits):
+        logs = teacher_forced(made, images, row, written)[-1]
+        choices = [*digit_ids, slot.terminator] if slot.trimmed and place >= 2 else digit_ids
+        best = int(logs[choices].argmax())
+        assert int(decision.digits[row, place]) == (best if best < 10 else -1)
+        if best == 10:
+            break
+        written += [digit_ids[best], *([slot.point_id] if place == 0 else [])]
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_format_mass_is_the_smallest_allowed_mass_of_the_decisions(name: str) -> None:
+    made = setup(**SETTINGS[name])
+    images = random_images(GRIDS, contexts=contexts(made))
+    decisions = decode(made, images)
+    for row in range(len(GRIDS)):
+        ids = answer(made.program, decisions, row)
+        logs = teacher_forced(made, images, row, ids)
+        masses = []
+        for place in range(len(ids)):
+            allowed = made.program.allowed_after(ids[:place])
+            assert allowed is not None
+            if len(allowed) > 1:
+                masses.append(float(logs[place][list(allowed)].exp().sum()))
+        assert float(decisions.format_mass[row]) == pytest.approx(min(masses), abs=TOLERANCE)
+
+
+class ProgramMask(LogitsProcessor):
+    """The program's allowed-token mask, for ``generate()``."""
+
+    def __init__(self, program: SlotProgram, prompt_length: int) -> None:
+        self.program = program
+        self.prompt_length = prompt_length
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        masked = torch.full_like(scores, float("-inf"))
+        for row, ids in enumerate(input_ids[:, self.prompt_length :].tolist()):
+            allowed = self.program.allowed_after(ids)
+            assert allowed is not None
+            masked[row, list(allowed)] = scores[row, list(allowed)]
+        return masked
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_decisions_equal_generate_under_the_same_mask(name: str, seed: int) -> None:
+    made = setup(**SETTINGS[name], seed=seed)
+    images = random_images(GRIDS, seed, contexts(made))
+    decisions = decode(made, images)
+    pad = made.encoder.special(IMAGE_PAD)
+    for row, (height, width) in enumerate(GRIDS):
+        alone = one_image(images, row)
+        ids = torch.tensor([made.prompt.ids(pad, height * width // 4, alone.contexts[0])])
+        expected = answer(made.program, decisions, row)
+        out = made.model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            pixel_values=alone.patches,
+            image_grid_thw=torch.tensor([[1, height, width]]),
+            mm_token_type_ids=(ids == pad).int(),
+            do_sample=False,
+            max_new_tokens=400,
+            logits_processor=LogitsProcessorList([ProgramMask(made.program, ids.shape[1])]),
+        )
+        assert out[0, ids.shape[1] :].tolist() == expected
+
+
+def spread(one: Decisions, row: int, other: Decisions, other_row: int) -> float:
+    found = [float((one.format_mass[row] - other.format_mass[other_row]).abs())]
+    for a, b in zip(one.slots, other.slots, strict=True):
+        if isinstance(a, ChoiceDecision) and isinstance(b, ChoiceDecision):
+            assert int(a.value[row]) == int(b.value[other_row])
+            found.append(float((a.probabilities[row] - b.probabilities[other_row]).abs().max()))
+        elif isinstance(a, DecimalDecision) and isinstance(b, DecimalDecision):
+            assert torch.equal(a.digits[row], b.digits[other_row])
+            found.append(float((a.second[row] - b.second[other_row]).abs().max()))
+        elif isinstance(a, TextDecision) and isinstance(b, TextDecision):
+            assert torch.equal(a.ids[row], b.ids[other_row])
+    return max(found)
+
+
+@pytest.mark.parametrize("template", ["score_form", "score_form_reasons", "score_prose"])
+def test_a_row_does_not_depend_on_batch_order_or_padding(template: str) -> None:
+    made = setup(template)
+    images = random_images(GRIDS, contexts=contexts(made))
+    together = decode(made, images)
+    order = (3, 1, 4, 0, 2)
+    parts = [one_image(images, row) for row in order]
+    shuffled = decode(
+        made,
+        ImageBatch(
+            torch.cat([part.patches for part in parts]),
+            tuple(part.grids[0] for part in parts),
+            tuple(part.contexts[0] for part in parts),
+        ),
+    )
+    for place, row in enumerate(order):
+        assert spread(together, row, shuffled, place) < 1e-5
+        assert spread(together, row, decode(made, one_image(images, row)), 0) < 1e-5
+
+
+def test_another_batch_in_between_changes_nothing() -> None:
+    made = setup()
+    decoder = SlotDecoder(made.model, made.prompt, made.program)
+    images, other = random_images(GRIDS[:2]), random_images(GRIDS, seed=5)
+    before = decoder.decode(images)
+    decoder.decode(other)
+    after = decoder.decode(images)
+    assert all(spread(before, row, after, row) == 0.0 for row in range(2))
+
+
+def test_free_text_is_the_greedy_continuation_up_to_its_separator() -> None:
+    made = setup("score_form_reasons", seed=3)
+    images = random_images(GRIDS, contexts=contexts(made))
+    decisions = decode(made, images)
+    for row in range(len(GRIDS)):
+        ids = answer(made.program, decisions, row)
+        for index, (step, decision) in enumerate(zip(made.program.steps, decisions.slots, strict=True)):
+            if not isinstance(step.slot, FreeTextSlot) or not isinstance(decision, TextDecision):
+                continue
+            start = position_of(made.program, decisions, row, index)
+            written = [int(token) for token in decision.ids[row] if int(token) >= 0]
+            logs = teacher_forced(made, images, row, ids[: start + len(written)])[start:]
+            logs[:, list(step.slot.banned)] = float("-inf")
+            best = logs.argmax(1).tolist()
+            assert best[: len(written)] == written
+            assert len(written) == step.slot.max_tokens or best[len(written)] in step.slot.stops
+            assert not set(written) & (step.slot.stops | step.slot.banned)
+
+
+def test_every_slot_takes_one_pass_and_the_third_digit_one_more() -> None:
+    made = setup()
+    decoder = SlotDecoder(made.model, made.prompt, made.program)
+    decoder.decode(random_images(GRIDS))
+    passes = []
+    handle = made.model.model.language_model.register_forward_hook(lambda *_: passes.append(1))
+    decoder.decode(random_images(GRIDS))
+    handle.remove()
+    assert len(passes) == len(made.program.steps) + 1
+
+
+def test_the_tests_own_answers_differ_between_rows() -> None:
+    """A random model that answered the same everywhere would make the tests above prove little."""
+    made = setup()
+    decisions = decode(made, random_images(GRIDS))
+    answers = [decided_values(made.program, decisions, row) for row in range(len(GRIDS))]
+    assert any(one != other for one, other in pairwise(answers))
