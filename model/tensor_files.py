@@ -1,0 +1,70 @@
+"""Safetensors headers without torch, and Qwen2-VL's tensor names in one layout.
+
+transformers renamed Qwen2-VL's modules in 4.52. Every published checkpoint and adapter has the old names,
+and transformers 5 writes checkpoints (not adapters) with the old names again; in memory they are new.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from schemas.errors import ConfigurationError
+
+_MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+
+_OLD_PREFIXES = (
+    ("visual.", "model.visual."),
+    ("model.layers.", "model.language_model.layers."),
+    ("model.embed_tokens.", "model.language_model.embed_tokens."),
+    ("model.norm.", "model.language_model.norm."),
+)
+
+
+@dataclass(frozen=True)
+class TensorHeader:
+    """What a safetensors file says about itself.
+
+    Attributes:
+        shapes: Tensor name → shape, as stored.
+        metadata: The header's free text fields.
+    """
+
+    shapes: dict[str, tuple[int, ...]]
+    metadata: dict[str, str]
+
+
+def read_header(path: Path) -> TensorHeader:
+    """Read the header only: 8 bytes of length (little-endian), then JSON.
+
+    Raises:
+        ConfigurationError: The file cannot be read, or is no safetensors file.
+    """
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= _MAX_HEADER_BYTES:
+                raise ValueError(f"header of {length} bytes")
+            content = json.loads(file.read(length))
+        metadata = content.pop("__metadata__", {})
+        shapes = {name: tuple(entry["shape"]) for name, entry in content.items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ConfigurationError(f"{path}: not a readable safetensors file ({error})") from error
+    return TensorHeader(shapes=shapes, metadata=metadata)
+
+
+def current_name(name: str) -> str:
+    """Give a module or tensor of Qwen2-VL by its current name; current names stay as they are."""
+    for old, new in _OLD_PREFIXES:
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    return name
+
+
+def old_name(name: str) -> str:
+    """Give a module or tensor of Qwen2-VL by the name it had before transformers 4.52."""
+    for old, new in _OLD_PREFIXES:
+        if name.startswith(new):
+            return old + name.removeprefix(new)
+    return name
