@@ -4,13 +4,16 @@ Upper bounds are the next release that could break us; lower bounds were run (se
 torch < 2.14: 2.14 is reported to break "alone equals in a batch" for vision-language models.
 """
 
+import re
+from pathlib import Path
+
 from setuptools import setup
 
 TRAINING = ["scikit-learn>=1.4", "scipy>=1.11", "PyYAML>=6", "zstandard>=0.22", "accelerate>=1.0"]
 
 setup(
     name="realqa-beam",
-    version="0.1.0",
+    version=re.search(r'"(.+)"', Path(__file__).with_name("schemas").joinpath("version.py").read_text())[1],
     description="Score millions of user-made photographs: Qwen2-VL in Apache Beam, to Parquet",
     python_requires=">=3.11",
     packages=[

@@ -139,7 +139,7 @@ def training_example(
     """
     asked = prompt.ids(encoder.special(IMAGE_PAD), visual_tokens, context.ids)
     free = {
-        step.slot.name: encoder.encode(f" {values[step.slot.name]}" if step.forced else values[step.slot.name])
+        step.slot.name: encoder.encode((" " if step.forced else "") + values[step.slot.name])
         for step in program.steps
         if isinstance(step.slot, FreeTextSlot)
     }

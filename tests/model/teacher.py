@@ -38,7 +38,7 @@ def setup(
     *,
     instruction: Placement = "before_image",
     tokenisation: Tokenisation = "segments",
-    scale: ScoreScale = ScoreScale(),
+    scale: ScoreScale | None = None,
     seed: int = 0,
     encoder: TextEncoder | None = None,
 ) -> Setup:
@@ -52,7 +52,7 @@ def setup(
         vision_end_token_id=encoder.special(VISION_END),
         eos_token_id=encoder.special(IM_END),
     )
-    shape = answer_template(template, VOCABULARY, scale)
+    shape = answer_template(template, VOCABULARY, scale or ScoreScale())
     conversation = Conversation(
         chatml_sha256=chatml_sha256("You are a helpful assistant.", instruction), instruction=instruction
     )

@@ -1,0 +1,81 @@
+"""Everything that can be said about an adapter before a GPU, torch or Beam is touched.
+
+A job runs this at submission, the scorer again when it loads: one check, two callers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from model.adapters import read_manifest, verify_adapter
+from model.backbone import base_identity, resolve_base
+from model.conversation import chatml_sha256
+from model.images import IMAGE_DECODER
+from model.templates import answer_templates, templates_sha256
+from schemas.errors import ConfigurationError, ManifestMismatchError
+from schemas.manifest import AdapterManifest
+
+
+@dataclass(frozen=True)
+class CheckedAdapter:
+    """An adapter that passed every check.
+
+    Attributes:
+        manifest: Its manifest.
+        revision: sha256 of the manifest's bytes.
+        base_path: Directory of the base model that it fits.
+    """
+
+    manifest: AdapterManifest
+    revision: str
+    base_path: Path
+
+
+def checked_manifest(directory: Path, template: str | None, base_model: str | None) -> CheckedAdapter:
+    """Check an adapter against its files, its base model, this version and what is asked of it.
+
+    Args:
+        directory: The adapter.
+        template: Answer template asked for; None = its default.
+        base_model: Name or path of the base model; None = the one that the manifest names.
+
+    Raises:
+        ManifestMismatchError: With every mismatch, each named by its field.
+        ConfigurationError: The template is unknown to the adapter, or there is no such base model.
+    """
+    manifest, revision = read_manifest(directory)
+    problems: list[str] = []
+    base_path = None
+    try:
+        base_path = resolve_base(base_model or manifest.base_model.name)
+        base = base_identity(base_path, manifest.base_model.name)
+    except ConfigurationError as error:
+        problems += error.reasons
+        base = None
+    mismatches = verify_adapter(directory, manifest, base, _own_pins(manifest))
+    if template is not None and template not in manifest.answer.templates:
+        problems.append(
+            f"template {template!r}: {manifest.name} was trained on {', '.join(manifest.answer.templates)}"
+        )
+    if mismatches:
+        raise ManifestMismatchError([*mismatches, *problems])
+    if problems or base_path is None:
+        raise ConfigurationError(problems)
+    return CheckedAdapter(manifest, revision, base_path)
+
+
+def _own_pins(manifest: AdapterManifest) -> dict[str, object]:
+    """What this version computes itself for fields that pin wording and code paths."""
+    conversation, answer = manifest.conversation, manifest.answer
+    pins: dict[str, object] = {
+        "conversation.chatml_sha256": chatml_sha256(conversation.system, conversation.instruction),
+        "image.image_decoder": IMAGE_DECODER,
+    }
+    if set(answer.templates) <= set(answer_templates(manifest.vocabulary, manifest.score)):
+        pins["answer.templates_sha256"] = templates_sha256(
+            answer.templates, manifest.vocabulary, manifest.score
+        )
+    else:
+        pins["answer.templates"] = "names that model.templates knows"
+    return pins

@@ -1,0 +1,279 @@
+"""The scorer: an adapter on its base model, ready to score photographs. The library's front door.
+
+    from model.scorer import Scorer
+
+    scorer = Scorer.load()                                # or Scorer.load("path/to/adapter")
+    for result in scorer.score(["beach.jpg", "cat.png"]):
+        print(result.score, result.score_std, result.exposure)
+
+Scores lie in [0, 10), higher is better; ``scorer.describe()`` says how to read them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from model.backbone import EMBEDDED_ADAPTER, load_base, load_tokenizer
+from model.batching import plan_micro_batches
+from model.checks import checked_manifest
+from model.compiling import compile_template
+from model.conversation import ContextIds, build_prompt, encode_context
+from model.decoding import SlotDecoder
+from model.images import ImageLimits, decode_image, inspect_image
+from model.lora import load_adapter_weights, merge_adapter
+from model.patches import grid_thw, normalised_patches, visual_tokens
+from model.ragged import ImageBatch
+from model.reading import PredictionReader
+from model.templates import answer_template
+from model.tokens import IM_END, TextEncoder
+from schemas.errors import ConfigurationError, FetchError
+from schemas.manifest import AdapterManifest
+from schemas.records import ImageFacts, Prediction, Provenance
+from schemas.version import ENGINE_VERSION
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    Photograph = str | PathLike[str] | bytes
+
+_CPU_TOKENS, _GPU_TOKENS = 2_048, 32_768
+_LIBRARY_MICRO_BATCH = 32
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class PreparedImage:
+    """One image, decoded and measured, ready for a micro-batch.
+
+    Attributes:
+        pixels: (height, width, 3) uint8, upright RGB at the adapter's pixel budget.
+        facts: What reading it told.
+        context: Ids and text of the context as the model will see it.
+    """
+
+    pixels: NDArray[np.uint8]
+    facts: ImageFacts
+    context: ContextIds
+
+    @property
+    def visual_tokens(self) -> int:
+        """Merged visual tokens, 28 × 28 px each."""
+        return visual_tokens(self.pixels.shape[0], self.pixels.shape[1])
+
+    @property
+    def context_used(self) -> str | None:
+        """The context as the model will see it; None where it will see none."""
+        return self.context.text
+
+
+class Scorer:
+    """An adapter, merged into its base, answering one template. Made by ``Scorer.load``.
+
+    ``prepare`` may run in many threads; ``predict`` runs one micro-batch at a time.
+
+    Attributes:
+        manifest: Of the adapter.
+        provenance: Goes on every row that this scorer makes.
+        token_budget: Visual tokens that a micro-batch should hold on this device.
+    """
+
+    def __init__(
+        self, model: Any, encoder: TextEncoder, manifest: AdapterManifest, provenance: Provenance,
+        limits: ImageLimits,
+    ) -> None:  # fmt: skip
+        template = answer_template(provenance.template, manifest.vocabulary, manifest.score)
+        program = compile_template(template, encoder, encoder.special(IM_END), manifest.answer.tokenisation)
+        self.manifest = manifest
+        self.provenance = provenance
+        self.limits = limits
+        self.encoder = encoder
+        self.decoder = SlotDecoder(model, build_prompt(template, manifest.conversation, encoder), program)
+        self.device: torch.device = self.decoder.device
+        self.token_budget = _GPU_TOKENS if self.device.type == "cuda" else _CPU_TOKENS
+        self._reader = PredictionReader(program, manifest, encoder)
+        self._lock = threading.Lock()
+
+    @classmethod
+    def load(
+        cls,
+        adapter: str | Path | None = None,
+        *,
+        base_model: str | None = None,
+        template: str | None = None,
+        device: str = "auto",
+        dtype: str | None = None,
+        limits: ImageLimits | None = None,
+    ) -> Scorer:
+        """Load, check and merge an adapter.
+
+        Args:
+            adapter: Its directory; None = the small embedded model, which knows synthetic degradations
+                and **not human taste**.
+            base_model: Name or path of the base; None = the one that the manifest names.
+            template: Answer template; None = the adapter's default.
+            device: ``cpu``, ``cuda``, ``cuda:N``, or ``auto`` (CUDA if there is a device). Never another
+                than asked for.
+            dtype: ``float32`` (default on CPU), ``bfloat16`` (default on CUDA) or ``float16``.
+            limits: What is too large to decode.
+
+        Raises:
+            ConfigurationError: With every reason found; a mismatch names the manifest's fields.
+        """
+        directory = EMBEDDED_ADAPTER if adapter is None else Path(adapter)
+        checked = checked_manifest(directory, template, base_model)
+        manifest = checked.manifest
+        target = resolve_device(device)
+        number_format = _resolve_dtype(dtype, target)
+        if target.type == "cpu":
+            # Denormals cost a tiny model most of its time; no score is affected above 1e-38.
+            torch.set_flush_denormal(True)
+        model = load_base(checked.base_path, target, number_format)
+        merge_adapter(model, load_adapter_weights(directory))
+        provenance = Provenance(
+            base_model=manifest.base_model.name,
+            adapter=manifest.name,
+            adapter_revision=checked.revision,
+            template=template or manifest.answer.default_template,
+            decoder=manifest.score.decoder,
+            engine_version=ENGINE_VERSION,
+            device=_device_name(target),
+            dtype=str(number_format).removeprefix("torch."),
+        )
+        encoder = TextEncoder(load_tokenizer(checked.base_path))
+        return cls(model, encoder, manifest, provenance, limits or ImageLimits())
+
+    def prepare(self, data: bytes, *, context: str | None = None) -> PreparedImage:
+        """Decode one image and tokenise its context. Thread-safe; touches no device.
+
+        Args:
+            data: The file's bytes.
+            context: Text about this image; ignored where the adapter takes none (then
+                ``context_used`` is None).
+
+        Raises:
+            DecodeError: Not a complete image in an accepted format, or beyond the limits.
+        """
+        facts = inspect_image(data, self.limits)
+        pixels = decode_image(data, facts, self.manifest.image)
+        return PreparedImage(pixels, facts, encode_context(context, self.manifest.conversation, self.encoder))
+
+    def predict(self, prepared: Sequence[PreparedImage]) -> list[Prediction]:
+        """Score one micro-batch.
+
+        Returns:
+            One prediction an image, in order. A prediction does not depend on the other images beyond
+            rounding.
+        """
+        if not prepared:
+            return []
+        patches = [
+            normalised_patches(torch.from_numpy(image.pixels).to(self.device, non_blocking=True))
+            for image in prepared
+        ]
+        grids = tuple(grid_thw(*image.pixels.shape[:2])[1:] for image in prepared)
+        images = ImageBatch(torch.cat(patches), grids, tuple(image.context.ids for image in prepared))
+        with self._lock:
+            decisions = self.decoder.decode(images)
+        return self._reader.read(decisions, [image.context_used for image in prepared])
+
+    def score(
+        self, photographs: Iterable[Photograph], contexts: Iterable[str | None] | None = None
+    ) -> list[Prediction]:
+        """Score photographs.
+
+        Args:
+            photographs: Paths, or files' bytes.
+            contexts: Text about each, in the same order.
+
+        Returns:
+            One prediction a photograph, in order.
+
+        Raises:
+            FetchError, DecodeError: For the first photograph that cannot be read; it names it.
+            ValueError: There are not as many contexts as photographs.
+        """
+        sources = list(photographs)
+        texts = [None] * len(sources) if contexts is None else list(contexts)
+        if len(texts) != len(sources):
+            raise ValueError(f"{len(sources)} photographs, but {len(texts)} contexts")
+        found: list[Prediction] = []
+        pairs = iter(zip(sources, texts, strict=True))
+        while part := list(islice(pairs, 4 * _LIBRARY_MICRO_BATCH)):
+            prepared = [self._read(source, text) for source, text in part]
+            tokens = [image.visual_tokens for image in prepared]
+            results: dict[int, Prediction] = {}
+            for batch in plan_micro_batches(tokens, self.token_budget, _LIBRARY_MICRO_BATCH):
+                predictions = self.predict([prepared[index] for index in batch])
+                results.update(zip(batch, predictions, strict=True))
+            found += [results[index] for index in range(len(part))]
+        return found
+
+    def _read(self, source: Photograph, context: str | None) -> PreparedImage:
+        if isinstance(source, bytes):
+            return self.prepare(source, context=context)
+        try:
+            data = Path(source).read_bytes()
+        except OSError as error:
+            raise FetchError(error.strerror or str(error), image_uri=str(source)) from error
+        try:
+            return self.prepare(data, context=context)
+        except FetchError:
+            raise
+        except Exception as error:
+            error.add_note(f"photograph: {source}")
+            raise
+
+    def describe(self) -> str:
+        """Say how to read this scorer's numbers, in a few lines."""
+        scale = self.manifest.score
+        lines = [
+            f"{self.provenance.adapter} ({self.provenance.adapter_revision[:12]}) "
+            f"on {self.provenance.base_model}, {self.provenance.device}, {self.provenance.dtype}",
+            "score: [0, 10), higher is better; mean over the digit tree with its standard deviation",
+            f"score_native: {scale.native_low:g}–{scale.native_high:g}, linear in score",
+            "attributes: <name> decided value, <name>_expected code (1 = worst), <name>_confidence",
+        ]
+        if self.manifest.training.synthetic:
+            lines.append("trained on SYNTHETIC degradations: these scores are not human taste")
+        return "\n".join(lines)
+
+
+def resolve_device(device: str) -> torch.device:
+    """Turn ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` into a device that exists.
+
+    Raises:
+        ConfigurationError: It does not; nothing is moved elsewhere.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        wanted = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigurationError(f"device {device!r}: use auto, cpu, cuda or cuda:N") from error
+    if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
+        raise ConfigurationError(
+            f"device {device!r}: this machine has {torch.cuda.device_count()} CUDA devices"
+        )
+    if wanted.type not in ("cpu", "cuda"):
+        raise ConfigurationError(f"device {device!r}: use auto, cpu, cuda or cuda:N")
+    return wanted
+
+
+def _resolve_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
+    name = dtype or ("bfloat16" if device.type == "cuda" else "float32")
+    if name not in _DTYPES:
+        raise ConfigurationError(f"dtype {name!r}: use {', '.join(_DTYPES)}")
+    return _DTYPES[name]
+
+
+def _device_name(device: torch.device) -> str:
+    return f"cuda:{torch.cuda.get_device_name(device)}" if device.type == "cuda" else "cpu"

@@ -1,0 +1,109 @@
+"""The Parquet contract: records, Arrow schemas and the README's table say the same."""
+
+from __future__ import annotations
+
+import types
+import typing
+from dataclasses import fields
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from schemas.attributes import VOCABULARY
+from schemas.records import (
+    ImageFacts,
+    ImageRef,
+    ImageScore,
+    Prediction,
+    Provenance,
+    ScoringFailure,
+    flatten,
+)
+from schemas.tables import FAILURES_SCHEMA, KEY, SCORES_SCHEMA
+
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
+REF = ImageRef("a.jpg", 7, NOW, 3, "a barn", '{"album": 1}')
+PROVENANCE = Provenance("base", "adapter", "0" * 64, "score_form", "digit_tree", "0", "cpu", "float32")
+SCORE = ImageScore(REF, ImageFacts("f" * 64, 4, 3, 5), Prediction(score=5.0), PROVENANCE, "run", NOW)
+FAILURE = ScoringFailure(REF, ImageFacts(), "decode", "DecodeError", "no", False, "adapter", "0", "run", NOW)
+NESTED = (ImageRef, ImageFacts, Prediction, Provenance)
+
+
+def leaf_types(record: type) -> dict[str, set[Any]]:
+    """Column name → Python types (None left out), as the records declare them."""
+    found: dict[str, set[Any]] = {}
+    hints = typing.get_type_hints(record)
+    for field in fields(record):
+        kind = hints[field.name]
+        if kind in NESTED:
+            found |= {name: kinds | found.get(name, set()) for name, kinds in leaf_types(kind).items()}
+            continue
+        options = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+        literal = [type(v) for o in options for v in typing.get_args(o)]
+        found[field.name] = set(literal) or set(options) - {types.NoneType}
+    found.pop("problem", None)
+    return found
+
+
+def python_type(kind: pa.DataType) -> type:
+    if pa.types.is_dictionary(kind) or pa.types.is_string(kind):
+        return str
+    if pa.types.is_integer(kind):
+        return int
+    if pa.types.is_floating(kind):
+        return float
+    return bool if pa.types.is_boolean(kind) else datetime
+
+
+@pytest.mark.parametrize(
+    ("record", "schema"), [(ImageScore, SCORES_SCHEMA), (ScoringFailure, FAILURES_SCHEMA)]
+)
+def test_records_and_arrow_schema_have_the_same_columns_and_types(record: type, schema: pa.Schema) -> None:
+    declared = leaf_types(record)
+    assert set(declared) == set(schema.names)
+    for field in schema:
+        assert declared[field.name] == {python_type(field.type)}, field.name
+
+
+@pytest.mark.parametrize(("outcome", "schema"), [(SCORE, SCORES_SCHEMA), (FAILURE, FAILURES_SCHEMA)])
+def test_a_flattened_outcome_becomes_an_arrow_row_and_comes_back(outcome: Any, schema: pa.Schema) -> None:
+    row = flatten(outcome)
+    table = pa.Table.from_pylist([row], schema=schema)
+    assert table.to_pylist()[0] == {name: row[name] for name in schema.names}
+
+
+def test_what_reading_told_wins_over_what_listing_told() -> None:
+    assert flatten(SCORE)["size_bytes"] == 5
+    assert flatten(FAILURE)["size_bytes"] == 3
+
+
+@pytest.mark.parametrize("schema", [SCORES_SCHEMA, FAILURES_SCHEMA])
+def test_every_column_says_what_it_means_and_is_flat(schema: pa.Schema) -> None:
+    for field in schema:
+        assert field.metadata[b"description"], field.name
+        assert not pa.types.is_nested(field.type)
+        assert set(field.metadata) <= {b"description", b"unit", b"range", b"direction"}
+        numeric = pa.types.is_floating(field.type)
+        assert not numeric or field.metadata.get(b"range"), f"{field.name} has no range"
+    assert schema.names[-1] == "passthrough_json"
+    assert set(KEY) <= set(schema.names)
+
+
+def test_columns_stand_in_the_published_order() -> None:
+    names = SCORES_SCHEMA.names
+    identity = (
+        "image_uri image_generation image_id width_px height_px size_bytes event_time context context_used"
+    )
+    scores = "score score_std score_greedy score_native composite_score"
+    provenance = (
+        "base_model adapter adapter_revision role template decoder format_mass engine_version device dtype "
+        "schema_version attempt run_id scored_at passthrough_json"
+    )
+    attributes = [
+        column
+        for a in VOCABULARY.attributes
+        for column in ([a.name, f"{a.name}_expected", f"{a.name}_confidence"] if a.evaluated else [a.name])
+    ]
+    assert names == [*identity.split(), *scores.split(), *attributes, "reasons", *provenance.split()]
