@@ -1,0 +1,44 @@
+"""Chunks: which refs are scored together. Pure functions.
+
+In batch a chunk depends on the set of refs alone, not on timing or workers: the number of shards is the
+power of two that the count asks for, a ref's shard is a hash of its uri, and a shard is sorted and cut
+evenly. So a second full run makes the same chunks, hence the same file names, and rewrites its files
+instead of adding to them. A power of two, because then a few more images seldom change the number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from itertools import pairwise
+
+from schemas.records import Chunk, ImageRef
+
+
+def shard_count(total: int, chunk_size: int) -> int:
+    """Number of shards for ``total`` refs: the next power of two with at most ``chunk_size`` refs each."""
+    wanted = -(-total // chunk_size)
+    return 1 << max(wanted - 1, 0).bit_length()
+
+
+def shard_of(uri: str, shards: int) -> int:
+    """The shard of a uri, in [0, shards); the same in every process and version (unlike ``hash``)."""
+    digest = hashlib.blake2b(uri.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") % shards
+
+
+def cut_chunks(refs: Iterable[ImageRef], chunk_size: int) -> list[Chunk]:
+    """Sort a shard's refs by uri and cut them into even chunks of at most ``chunk_size``.
+
+    The same uri given twice (by two patterns) is one ref.
+    """
+    by_uri: dict[str, ImageRef] = {}
+    for ref in refs:
+        known = by_uri.get(ref.image_uri)
+        # Equal uris differ only where a file changed while it was listed: any rule will do, but one.
+        if known is None or ref.key > known.key:
+            by_uri[ref.image_uri] = ref
+    ordered = [by_uri[uri] for uri in sorted(by_uri)]
+    pieces = -(-len(ordered) // chunk_size)
+    bounds = [len(ordered) * piece // pieces for piece in range(pieces + 1)] if pieces else []
+    return [Chunk(tuple(ordered[low:high])) for low, high in pairwise(bounds)]

@@ -1,0 +1,120 @@
+"""The published way to read an output: DDL for DuckDB, Spark and BigQuery, one row per key.
+
+Files are at least once. ``image_scores`` and ``image_failures`` make it exactly once: of the rows of one
+key (image_uri, image_generation, adapter_revision) the highest attempt counts, of those the latest; an
+image that has a failure and a score has been scored.
+"""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from beam_pipeline.storage import join, list_files
+from schemas.tables import FAILURES, FAILURES_SCHEMA, KEY, SCORES, SCORES_SCHEMA
+
+DIALECTS = ("duckdb", "spark", "bigquery")
+
+_SCHEMAS = {SCORES: SCORES_SCHEMA, FAILURES: FAILURES_SCHEMA}
+_TIMES = {SCORES: "scored_at", FAILURES: "failed_at"}
+_ARROW_TYPES = ("int8", "int16", "int32", "int64", "float", "string", "bool", "time")
+_TYPES = {
+    dialect: dict(zip(_ARROW_TYPES, names.split(), strict=True))
+    for dialect, names in {
+        "duckdb": "TINYINT SMALLINT INTEGER BIGINT FLOAT VARCHAR BOOLEAN TIMESTAMPTZ",
+        "spark": "TINYINT SMALLINT INT BIGINT FLOAT STRING BOOLEAN TIMESTAMP",
+        "bigquery": "INT64 INT64 INT64 INT64 FLOAT64 STRING BOOL TIMESTAMP",
+    }.items()
+}
+
+
+def ddl(output: str, dialect: str = "duckdb") -> str:
+    """Give the statements that make an output queryable.
+
+    Args:
+        output: Directory of a job. For DuckDB it is looked at: a table without files yet (no failures,
+            say) becomes an empty view, since DuckDB refuses a pattern that matches nothing.
+        dialect: One of ``DIALECTS``.
+
+    Returns:
+        SQL: the raw tables ``scores_files`` and ``failures_files``, and the views ``image_scores`` and
+        ``image_failures`` with one row per key.
+    """
+    tables = [_TABLES[dialect](output, table) for table in _SCHEMAS]
+    return "\n\n".join([*tables, _scores_view(), _failures_view()]) + "\n"
+
+
+def type_of(kind: pa.DataType, dialect: str) -> str:
+    """Name an Arrow type of the contract in a dialect."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return _TYPES[dialect]["time" if pa.types.is_timestamp(kind) else str(kind)]
+
+
+def _columns(table: str, dialect: str) -> list[tuple[str, str]]:
+    return [(field.name, type_of(field.type, dialect)) for field in _SCHEMAS[table]]
+
+
+def _duckdb_table(output: str, table: str) -> str:
+    head = f"CREATE OR REPLACE VIEW {table}_files AS"
+    if not list_files(join(output, table), ".parquet"):
+        columns = ",\n  ".join(f"NULL::{kind} AS {name}" for name, kind in _columns(table, "duckdb"))
+        return f"{head} SELECT\n  {columns},\n  NULL::DATE AS date\nWHERE false;"
+    pattern = join(output, table, "date=*", "*.parquet").replace("'", "''")
+    return f"{head}\nSELECT * FROM read_parquet('{pattern}', hive_partitioning = true, union_by_name = true);"
+
+
+def _spark_table(output: str, table: str) -> str:
+    columns = ",\n  ".join(f"{name} {kind}" for name, kind in _columns(table, "spark"))
+    place = join(output, table).replace("'", "\\'")
+    return (
+        f"CREATE TABLE IF NOT EXISTS {table}_files (\n  {columns},\n  date DATE\n)\n"
+        f"USING parquet PARTITIONED BY (date) LOCATION '{place}';\n"
+        f"MSCK REPAIR TABLE {table}_files;"
+    )
+
+
+def _bigquery_table(output: str, table: str) -> str:
+    columns = ",\n  ".join(f"{name} {kind}" for name, kind in _columns(table, "bigquery"))
+    place = join(output, table)
+    return (
+        f"CREATE OR REPLACE EXTERNAL TABLE {table}_files (\n  {columns}\n)\n"
+        f"WITH PARTITION COLUMNS (date DATE)\n"
+        f"OPTIONS (format = 'PARQUET', uris = ['{place}/*.parquet'], hive_partition_uri_prefix = '{place}');"
+    )
+
+
+_TABLES = {"duckdb": _duckdb_table, "spark": _spark_table, "bigquery": _bigquery_table}
+
+
+def _one_per_key(table: str) -> str:
+    columns = ", ".join(KEY)
+    return (
+        f"SELECT *, ROW_NUMBER() OVER (\n"
+        f"    PARTITION BY {columns} ORDER BY attempt DESC, {_TIMES[table]} DESC\n"
+        f"  ) AS row_of_key FROM {table}_files"
+    )
+
+
+def _names(table: str) -> str:
+    return ", ".join([*(field.name for field in _SCHEMAS[table]), "date"])
+
+
+def _scores_view() -> str:
+    return (
+        f"CREATE OR REPLACE VIEW image_scores AS\nSELECT {_names(SCORES)}\nFROM (\n"
+        f"  {_one_per_key(SCORES)}\n) AS numbered\nWHERE row_of_key = 1 AND role = 'champion';"
+    )
+
+
+def _failures_view() -> str:
+    return (
+        f"CREATE OR REPLACE VIEW image_failures AS\nSELECT {_names(FAILURES)}\nFROM (\n"
+        f"  {_one_per_key(FAILURES)}\n) AS numbered\nWHERE row_of_key = 1 AND NOT EXISTS (\n"
+        "  SELECT 1 FROM scores_files\n"
+        "  WHERE scores_files.image_uri = numbered.image_uri\n"
+        "    AND scores_files.adapter_revision = numbered.adapter_revision\n"
+        "    -- what could not even be listed has no generation\n"
+        "    AND (numbered.image_generation IS NULL\n"
+        "      OR scores_files.image_generation = numbered.image_generation)\n"
+        ");"
+    )

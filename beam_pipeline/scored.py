@@ -1,0 +1,25 @@
+"""What an output already holds: the keys of its scores, for ``--skip-scored``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pyarrow.parquet as pq
+
+from beam_pipeline.storage import join, list_files, open_binary
+from schemas.tables import KEY, SCORES
+
+
+def score_files(output: str) -> list[str]:
+    """Files of ``scores/``; none where nothing was written yet."""
+    return list_files(join(output, SCORES), ".parquet")
+
+
+def scored_keys(file: str, revision: str) -> Iterator[tuple[str, int]]:
+    """Read the keys (as ``ImageRef.key``) that one file holds for one adapter; reads three columns only."""
+    with open_binary(file) as source:
+        for batch in pq.ParquetFile(source).iter_batches(columns=list(KEY)):
+            uris, generations, revisions = (batch.column(name).to_pylist() for name in KEY)
+            for uri, generation, found in zip(uris, generations, revisions, strict=True):
+                if found == revision:
+                    yield uri, -1 if generation is None else generation

@@ -1,0 +1,170 @@
+"""The stages of the pipeline: thin Beam shells over pure functions tested without Beam."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.metrics import Metrics
+from apache_beam.ml.inference.base import RunInference
+
+from beam_pipeline.chunks import cut_chunks, shard_count, shard_of
+from beam_pipeline.handler import NAMESPACE, ChunkHandler, rescue
+from beam_pipeline.image_table import read_table
+from beam_pipeline.inputs import describe, locate
+from beam_pipeline.job import Job
+from beam_pipeline.progress import tally_of
+from beam_pipeline.scored import score_files, scored_keys
+from beam_pipeline.sink import write_chunk
+from schemas.errors import InferenceError
+from schemas.records import Chunk, ImageRef, ScoredChunk
+
+SKIPPED = "skipped_already_scored"
+"""Counter of the images that ``--skip-scored`` left out."""
+
+
+class ReadImageRefs(beam.PTransform):
+    """Paths, patterns, directories or the manifest table → described refs.
+
+    Names are found by one worker per pattern; their metadata is read by all of them.
+    """
+
+    def __init__(self, job: Job) -> None:
+        super().__init__()
+        self._options = job.options
+        self._started_at = job.started_at
+
+    def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection[ImageRef]:
+        """Build the stage."""
+        if self._options.manifest is not None:
+            sources = begin | "Table" >> beam.Create([self._options.manifest])
+            found = sources | "ReadTable" >> beam.FlatMap(read_table).with_output_types(ImageRef)
+        else:
+            sources = begin | "Patterns" >> beam.Create(list(self._options.input))
+            found = sources | "Locate" >> beam.FlatMap(locate).with_output_types(ImageRef)
+        spread = found | "Spread" >> beam.Reshuffle()
+        return spread | "Describe" >> beam.Map(describe, self._started_at).with_output_types(ImageRef)
+
+
+class DropScored(beam.PTransform):
+    """Leave out the images that the output already has scores for, by this adapter; counts them."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__()
+        self._output = job.options.output
+        self._revision = job.adapter.revision
+        self._run_id = job.options.run_id
+
+    def expand(self, refs: beam.PCollection[ImageRef]) -> beam.PCollection[ImageRef]:
+        """Build the stage; a join, so that the keys of a large output need fit into no one memory."""
+        keyed = refs | "KeyRefs" >> beam.Map(_by_key)
+        scored = (
+            refs.pipeline
+            | "Output" >> beam.Create([self._output])
+            | "ListScores" >> beam.FlatMap(score_files).with_output_types(str)
+            | "SpreadFiles" >> beam.Reshuffle()
+            | "ReadKeys" >> beam.FlatMap(_marked_keys, self._revision)
+        )
+        joined = {"refs": keyed, "scored": scored} | "Join" >> beam.CoGroupByKey()
+        return joined | "DropScored" >> beam.FlatMap(_unscored, self._run_id).with_output_types(ImageRef)
+
+
+class ChunkRefs(beam.PTransform):
+    """Refs → chunks that depend on nothing but the set of refs (``beam_pipeline.chunks``)."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__()
+        self._size = job.options.chunk_size
+        self._run_id = job.options.run_id
+
+    def expand(self, refs: beam.PCollection[ImageRef]) -> beam.PCollection[Chunk]:
+        """Build the stage."""
+        total = refs | "Count" >> beam.combiners.Count.Globally()
+        _ = total | "TellTotal" >> beam.Map(_tell_total, self._run_id)
+        sharded = refs | "Shard" >> beam.Map(_sharded, self._size, beam.pvalue.AsSingleton(total))
+        grouped = sharded | "Group" >> beam.GroupByKey()
+        return grouped | "Cut" >> beam.FlatMap(_chunks_of, self._size).with_output_types(Chunk)
+
+
+class ScoreChunks(beam.PTransform):
+    """Chunks → scored chunks, and those that only the last net caught; together one for each chunk."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__()
+        self._job = job
+
+    def expand(
+        self, chunks: beam.PCollection[Chunk]
+    ) -> tuple[beam.PCollection[ScoredChunk], beam.PCollection[ScoredChunk]]:
+        """Build the stage."""
+        job = self._job
+        handler = ChunkHandler(job.factory, job.engine_settings(), job.options.run_id)
+        # Of all errors only this one may become rows: anything else must stop the job or the process.
+        inference = RunInference(handler.with_no_batching()).with_exception_handling(exc_class=InferenceError)
+        scored, dropped = chunks | "AsBatch" >> beam.Map(_as_batch) | "RunInference" >> inference
+        rescued = dropped.failed_inferences | "Rescue" >> beam.FlatMap(
+            _rescued, job.adapter, job.options.run_id
+        ).with_output_types(ScoredChunk)
+        return scored, rescued
+
+
+class WriteChunks(beam.PTransform):
+    """Scored chunks → the names of the files that hold their rows."""
+
+    def __init__(self, output: str) -> None:
+        super().__init__()
+        self._output = output
+
+    def expand(self, parts: Iterable[beam.PCollection[ScoredChunk]]) -> beam.PCollection[str]:
+        """Build the stage.
+
+        Each part is written by itself: flattened first, a runner may collect all chunks before the first
+        one is written, and a job that dies would leave nothing.
+        """
+        written = [
+            part | f"Write{number}" >> beam.FlatMap(write_chunk, self._output).with_output_types(str)
+            for number, part in enumerate(parts)
+        ]
+        return written | "Files" >> beam.Flatten()
+
+
+def _by_key(ref: ImageRef) -> tuple[tuple[str, int], ImageRef]:
+    return ref.key, ref
+
+
+def _marked_keys(file: str, revision: str) -> Iterator[tuple[tuple[str, int], bool]]:
+    return ((key, True) for key in scored_keys(file, revision))
+
+
+def _unscored(joined: tuple[tuple[str, int], dict[str, Any]], run_id: str) -> Iterator[ImageRef]:
+    _, sides = joined
+    if next(iter(sides["scored"]), None) is None:
+        yield from sides["refs"]
+        return
+    if next(iter(sides["refs"]), None) is not None:
+        Metrics.counter(NAMESPACE, SKIPPED).inc()
+        tally_of(run_id).skip()
+
+
+def _tell_total(total: int, run_id: str) -> None:
+    # Reaches the progress line where the workers are in its process; elsewhere nobody asks.
+    tally_of(run_id).expect(total)
+
+
+def _sharded(ref: ImageRef, chunk_size: int, total: int) -> tuple[int, ImageRef]:
+    return shard_of(ref.image_uri, shard_count(total, chunk_size)), ref
+
+
+def _chunks_of(shard: tuple[int, Iterable[ImageRef]], chunk_size: int) -> list[Chunk]:
+    return cut_chunks(shard[1], chunk_size)
+
+
+def _as_batch(chunk: Chunk) -> list[Chunk]:
+    return [chunk]
+
+
+def _rescued(dropped: Any, adapter: Any, run_id: str) -> Iterator[ScoredChunk]:
+    batch, (_, message, _) = dropped
+    for chunk in batch:
+        yield rescue(chunk, message, adapter, run_id)
