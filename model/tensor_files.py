@@ -54,6 +54,22 @@ def read_header(path: Path) -> TensorHeader:
     return TensorHeader(shapes=shapes, metadata=metadata)
 
 
+def sort_metadata(path: Path) -> None:
+    """Put the metadata of a safetensors file in order, in place.
+
+    The library writes it in random order; equal adapters shall be equal files, with one hash.
+    """
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        content = json.loads(file.read(length))
+        content["__metadata__"] = dict(sorted(content["__metadata__"].items()))
+        text = json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) > length:
+            raise ValueError(f"{path}: the header does not fit into its place when written again")
+        file.seek(8)
+        file.write(text.ljust(length))  # the format pads headers with blanks
+
+
 def current_name(name: str) -> str:
     """Give a module or tensor of Qwen2-VL by its current name; current names stay as they are."""
     for old, new in _OLD_PREFIXES:
