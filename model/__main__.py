@@ -7,15 +7,10 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from schemas.attributes import Vocabulary
-from schemas.errors import ConfigurationError, FetchError, ScoringError
+from schemas.errors import ConfigurationError, ScoringError
 from schemas.records import Prediction
-
-if TYPE_CHECKING:
-    from model.scorer import Scorer
 
 _BAR = 24
 
@@ -60,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     failed = 0
     for photograph in arguments.photographs:
         try:
-            prediction = _score(scorer, photograph, arguments.context)
+            (prediction,) = scorer.score([photograph], [arguments.context])
         except ScoringError as error:
             failed += 1
             print(f"{photograph}: not scored ({error.stage}): {error.message}", file=sys.stderr)
@@ -70,14 +65,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             print(f"\n{photograph}\n{readable(prediction, scorer.manifest.vocabulary)}")
     return 1 if failed else 0
-
-
-def _score(scorer: Scorer, photograph: str, context: str | None) -> Prediction:
-    try:
-        data = Path(photograph).read_bytes()
-    except OSError as error:
-        raise FetchError(error.strerror or str(error), image_uri=photograph) from error
-    return scorer.predict([scorer.prepare(data, context=context)])[0]
 
 
 def readable(prediction: Prediction, vocabulary: Vocabulary) -> str:

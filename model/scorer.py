@@ -35,7 +35,7 @@ from model.ragged import ImageBatch
 from model.reading import PredictionReader
 from model.templates import answer_template
 from model.tokens import IM_END, TextEncoder
-from schemas.errors import ConfigurationError, FetchError
+from schemas.errors import ConfigurationError, FetchError, ScoringError
 from schemas.manifest import AdapterManifest
 from schemas.records import ImageFacts, Prediction, Provenance
 from schemas.version import ENGINE_VERSION
@@ -221,15 +221,11 @@ class Scorer:
         if isinstance(source, bytes):
             return self.prepare(source, context=context)
         try:
-            data = Path(source).read_bytes()
+            return self.prepare(Path(source).read_bytes(), context=context)
         except OSError as error:
             raise FetchError(error.strerror or str(error), image_uri=str(source)) from error
-        try:
-            return self.prepare(data, context=context)
-        except FetchError:
-            raise
-        except Exception as error:
-            error.add_note(f"photograph: {source}")
+        except ScoringError as error:
+            error.image_uri = str(source)
             raise
 
     def describe(self) -> str:
