@@ -6,7 +6,6 @@ from itertools import pairwise
 
 import pytest
 import torch
-from transformers import LogitsProcessor, LogitsProcessorList
 
 from model.decoding import (
     ChoiceDecision,
@@ -19,8 +18,8 @@ from model.decoding import (
 )
 from model.ragged import ImageBatch
 from model.slots import ChoiceSlot, DecimalSlot, FreeTextSlot, SlotProgram
-from model.tokens import IMAGE_PAD
 from schemas.manifest import ScoreScale
+from tests.model.reference import generate_under_mask
 from tests.model.teacher import Setup, one_image, random_images, setup, teacher_forced
 
 GRIDS = ((4, 6), (8, 8), (2, 10), (6, 4), (12, 2))
@@ -141,44 +140,18 @@ def test_format_mass_is_the_smallest_allowed_mass_of_the_decisions(name: str) ->
         assert float(decisions.format_mass[row]) == pytest.approx(min(masses), abs=TOLERANCE)
 
 
-class ProgramMask(LogitsProcessor):
-    """The program's allowed-token mask, for ``generate()``."""
-
-    def __init__(self, program: SlotProgram, prompt_length: int) -> None:
-        self.program = program
-        self.prompt_length = prompt_length
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        masked = torch.full_like(scores, float("-inf"))
-        for row, ids in enumerate(input_ids[:, self.prompt_length :].tolist()):
-            allowed = self.program.allowed_after(ids)
-            assert allowed is not None
-            masked[row, list(allowed)] = scores[row, list(allowed)]
-        return masked
-
-
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_decisions_equal_generate_under_the_same_mask(name: str, seed: int) -> None:
     made = setup(**SETTINGS[name], seed=seed)
     images = random_images(GRIDS, seed, contexts(made))
     decisions = decode(made, images)
-    pad = made.encoder.special(IMAGE_PAD)
-    for row, (height, width) in enumerate(GRIDS):
-        alone = one_image(images, row)
-        ids = torch.tensor([made.prompt.ids(pad, height * width // 4, alone.contexts[0])])
+    for row in range(len(GRIDS)):
         expected = answer(made.program, decisions, row)
-        out = made.model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            pixel_values=alone.patches,
-            image_grid_thw=torch.tensor([[1, height, width]]),
-            mm_token_type_ids=(ids == pad).int(),
-            do_sample=False,
-            max_new_tokens=400,
-            logits_processor=LogitsProcessorList([ProgramMask(made.program, ids.shape[1])]),
+        (written,) = generate_under_mask(
+            made.model, made.encoder, made.prompt, made.program, one_image(images, row)
         )
-        assert out[0, ids.shape[1] :].tolist() == expected
+        assert written == expected
 
 
 def spread(one: Decisions, row: int, other: Decisions, other_row: int) -> float:
