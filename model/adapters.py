@@ -5,8 +5,8 @@
     manifest.json                 schemas.manifest.AdapterManifest; its sha256 is the adapter's revision
 
 The manifest holds the hashes of the other files. The seal, in the weights' header, holds a digest of every
-field of the manifest as training wrote it: a field changed afterwards is found, and named. Reading and
-verifying need no torch; ``save_adapter`` does, and what comes from ``model.lora``.
+field of the manifest as training wrote it: a field changed afterwards is found, and named. Nothing here
+needs torch but ``save_adapter``; ``model.lora`` reads and merges the weights.
 """
 
 from __future__ import annotations
@@ -38,32 +38,10 @@ if TYPE_CHECKING:
     import torch
     from peft import PeftConfig, PeftModel
 
-    from model.lora import LoraWeights, MergedAdapter, load_adapter_weights, merge_adapter
-
-__all__ = [
-    "LoraWeights",
-    "MergedAdapter",
-    "check_adapter",
-    "load_adapter_weights",
-    "merge_adapter",
-    "read_manifest",
-    "save_adapter",
-    "verify_adapter",
-]
-
 SEAL_FIELD = "manifest_fields"
 _PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
 _UNHASHED = frozenset({MANIFEST_NAME, "README.md"})  # PEFT writes a README of its own
 _READ_BLOCK_BYTES = 1 << 20
-
-
-def __getattr__(name: str) -> Any:
-    # The weights' side needs torch, which a submission must not load: it comes when it is asked for.
-    if name in __all__:
-        import model.lora
-
-        return getattr(model.lora, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def save_adapter(

@@ -10,11 +10,9 @@ from safetensors.torch import load_file, save_file
 
 from model.adapter_config import ADAPTER_CONFIG_NAME, WEIGHTS_NAME, parse_adapter_config
 from model.adapters import (
-    load_adapter_weights,
-    merge_adapter,
     save_adapter,
 )
-from model.lora import parse_state
+from model.lora import load_adapter_weights, merge_adapter, parse_state
 from model.tensor_files import old_name, read_header
 from schemas.errors import ManifestMismatchError
 from tests.model.small_adapters import (
