@@ -180,3 +180,23 @@ FAILURES_SCHEMA = pa.schema(
     ]
 )
 """Columns of ``failures/``."""
+
+
+def markdown_table(schema: pa.Schema) -> str:
+    """Render a schema as the README's column table: name, type, null, meaning."""
+    lines = ["| column | type | null | meaning | unit, range | direction |", "|---|---|---|---|---|---|"]
+    for field in schema:
+        said = {key.decode(): value.decode() for key, value in field.metadata.items()}
+        category = pa.types.is_dictionary(field.type)
+        kind = "string (dictionary)" if category else str(field.type)
+        measure = "; ".join(filter(None, [said.get("unit"), said.get("range")]))
+        cells = [
+            f"`{field.name}`",
+            "float" if pa.types.is_floating(field.type) else kind,
+            "yes" if field.nullable else "",
+            said["description"],
+            measure,
+            said.get("direction", ""),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)

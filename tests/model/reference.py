@@ -1,4 +1,4 @@
-"""transformers' ``generate()`` under a slot program's allowed-token mask: the reference for answers and speed."""
+"""``generate()`` under a slot program's allowed-token mask: the reference for answers and for speed."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import types
 import typing
 from dataclasses import fields
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -21,7 +22,7 @@ from schemas.records import (
     ScoringFailure,
     flatten,
 )
-from schemas.tables import FAILURES_SCHEMA, KEY, SCORES_SCHEMA
+from schemas.tables import FAILURES_SCHEMA, KEY, SCORES_SCHEMA, markdown_table
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 REF = ImageRef("a.jpg", 7, NOW, 3, "a barn", '{"album": 1}')
@@ -107,3 +108,9 @@ def test_columns_stand_in_the_published_order() -> None:
         for column in ([a.name, f"{a.name}_expected", f"{a.name}_confidence"] if a.evaluated else [a.name])
     ]
     assert names == [*identity.split(), *scores.split(), *attributes, "reasons", *provenance.split()]
+
+
+@pytest.mark.parametrize("schema", [SCORES_SCHEMA, FAILURES_SCHEMA])
+def test_the_readmes_column_table_is_the_contract(schema: pa.Schema) -> None:
+    readme = Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8")
+    assert markdown_table(schema) in readme
