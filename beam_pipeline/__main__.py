@@ -71,7 +71,7 @@ def _check(options: ScoringOptions, *, ours: bool) -> None:
 
     problems = problems_of(options)
     if ours:
-        problems += adapter_problems(options.adapter, options.template)
+        problems += adapter_problems(options.adapter, options.template, options.base_model)
     if problems:
         raise ConfigurationError(problems)
 

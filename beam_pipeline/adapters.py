@@ -1,72 +1,34 @@
-"""What can be said about an adapter at submission, with neither torch nor Beam."""
+"""What a job needs to know about its adapter at submission; loads neither torch nor Beam."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from beam_pipeline.failures import AdapterIdentity
+from model.adapters import read_manifest
+from model.backbone import EMBEDDED_ADAPTER
+from model.checks import checked_manifest
 from schemas.errors import ConfigurationError
-from schemas.manifest import MANIFEST_NAME, AdapterManifest
 
 
-def embedded_adapter() -> Path:
-    """Directory of the adapter that ships inside ``model``."""
-    import model
-
-    return Path(model.__file__ or "").parent / "embedded" / "adapter"
-
-
-def read_manifest(adapter: str | None) -> tuple[AdapterManifest, str]:
-    """Read an adapter's manifest.
-
-    Args:
-        adapter: Its directory; None = the embedded one.
-
-    Returns:
-        The manifest, and the revision: sha256 of the file.
-
-    Raises:
-        ConfigurationError: There is none, or it is not valid.
-    """
-    folder = Path(adapter) if adapter is not None else embedded_adapter()
-    path = folder / MANIFEST_NAME
-    try:
-        data = path.read_bytes()
-        manifest = AdapterManifest.model_validate_json(data)
-    except OSError as error:
-        raise ConfigurationError(
-            f"--adapter {folder}: no adapter there ({path}: {error.strerror})"
-        ) from error
-    except ValidationError as error:
-        reasons = [f"{'.'.join(map(str, part['loc']))}: {part['msg']}" for part in error.errors()]
-        raise ConfigurationError(
-            [f"--adapter {folder}: {MANIFEST_NAME}: {reason}" for reason in reasons]
-        ) from error
-    return manifest, hashlib.sha256(data).hexdigest()
+def adapter_folder(adapter: str | None) -> Path:
+    """Directory of an adapter; None = the embedded one."""
+    return EMBEDDED_ADAPTER if adapter is None else Path(adapter)
 
 
 def read_identity(adapter: str | None) -> AdapterIdentity:
     """Give name and revision of an adapter. Raises ``ConfigurationError``."""
-    manifest, revision = read_manifest(adapter)
+    manifest, revision = read_manifest(adapter_folder(adapter))
     return AdapterIdentity(manifest.name, revision, manifest.training.synthetic)
 
 
-def adapter_problems(adapter: str | None, template: str | None) -> list[str]:
-    """Say what is wrong with an adapter and the template asked of it, one sentence each.
-
-    The hashes of the weights and the base model are checked by the loader, on the worker.
-    """
+def adapter_problems(adapter: str | None, template: str | None, base_model: str | None) -> list[str]:
+    """Say what is wrong with an adapter, its base model or the template asked of it, one sentence each."""
     try:
-        manifest, _ = read_manifest(adapter)
+        checked_manifest(adapter_folder(adapter), template, base_model)
     except ConfigurationError as error:
         return list(error.reasons)
-    known = manifest.answer.templates
-    if template is not None and template not in known:
-        return [f"--template {template}: the adapter {manifest.name} was trained on {', '.join(known)} only"]
     return []
 
 

@@ -141,25 +141,27 @@ def _numbered_rows(uri: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 def _csv_rows(file: BinaryIO) -> Iterator[tuple[int, Mapping[str, Any]]]:
     # utf-8-sig: spreadsheets put a byte-order mark before the first column's name.
-    reader = csv.DictReader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""), strict=True)
-    _check_columns(reader.fieldnames or [])
-    for row in reader:
-        if None in row or None in row.values():
-            raise RowError(f"line {reader.line_num} does not have {len(reader.fieldnames or [])} cells")
-        yield reader.line_num, row
+    with io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
+        reader = csv.DictReader(text, strict=True)
+        _check_columns(reader.fieldnames or [])
+        for row in reader:
+            if None in row or None in row.values():
+                raise RowError(f"line {reader.line_num} does not have {len(reader.fieldnames or [])} cells")
+            yield reader.line_num, row
 
 
 def _json_rows(file: BinaryIO) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    for number, line in enumerate(io.TextIOWrapper(file, encoding="utf-8"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise RowError(f"line {number} is no JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise RowError(f"line {number} is no JSON object")
-        yield number, row
+    with io.TextIOWrapper(file, encoding="utf-8") as text:
+        for number, line in enumerate(text, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise RowError(f"line {number} is no JSON: {error}") from error
+            if not isinstance(row, dict):
+                raise RowError(f"line {number} is no JSON object")
+            yield number, row
 
 
 def _parquet_rows(file: BinaryIO) -> Iterator[tuple[int, Mapping[str, Any]]]:

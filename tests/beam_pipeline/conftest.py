@@ -1,0 +1,15 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from beam_pipeline.engine import release_engines
+
+
+@pytest.fixture(autouse=True)
+def _fresh_engines() -> Iterator[None]:
+    """Engines are pinned for a process; each test wants its own."""
+    release_engines()
+    yield
+    release_engines()

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from beam_pipeline.__main__ import main
+from beam_pipeline.fakes import FakeScorerFactory
+from beam_pipeline.options import ScoringOptions
+from beam_pipeline.validation import problems_of
+from tests.beam_pipeline.helpers import write_photos
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> ScoringOptions:
+    """Options with nothing wrong."""
+    write_photos(tmp_path / "photos", 1)
+    return ScoringOptions(
+        input=(str(tmp_path / "photos"),), output=str(tmp_path / "new" / "out"), run_id="run"
+    )
+
+
+def test_good_options_have_no_problems_and_checking_changes_nothing(
+    options: ScoringOptions, tmp_path: Path
+) -> None:
+    before = sorted(os.listdir(tmp_path))
+    assert problems_of(options) == []
+    assert sorted(os.listdir(tmp_path)) == before
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:1"])
+def test_devices_that_may_exist_on_a_worker_are_accepted(options: ScoringOptions, device: str) -> None:
+    assert problems_of(replace(options, device=device)) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"chunk_size": 0}, "--chunk-size 0"),
+        ({"fetch_threads": 0}, "--fetch-threads 0"),
+        ({"prefetch_images": 1}, "--prefetch-images 1"),
+        ({"micro_batch_images": -1}, "--micro-batch-images -1"),
+        ({"token_budget": 0}, "--token-budget 0"),
+        ({"max_file_bytes": 0}, "--max-file-bytes 0"),
+        ({"max_decoded_pixels": 0}, "--max-decoded-pixels 0"),
+        ({"device": "gpu"}, "--device gpu"),
+        ({"device": "cuda:"}, "--device cuda:"),
+        ({"dtype": "int8"}, "--dtype int8"),
+        ({"run_id": "a b"}, "--run-id a b"),
+        ({"input": ()}, "either --input or --manifest"),
+        ({"input": ("nowhere/*.jpg",)}, "--input nowhere/*.jpg: nothing matches"),
+        ({"output": ""}, "--output is missing"),
+        ({"output": __file__}, "is a file"),
+        ({"output": f"{__file__}/out"}, "is not a directory"),
+    ],
+)
+def test_each_problem_is_said(options: ScoringOptions, change: dict[str, object], reason: str) -> None:
+    (problem,) = problems_of(replace(options, **change))  # type: ignore[arg-type]
+    assert reason in problem
+
+
+def test_an_output_that_cannot_be_written_to_is_said(
+    options: ScoringOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    (problem,) = problems_of(options)
+    assert "cannot be written to" in problem
+
+
+def test_every_pattern_must_match_something(options: ScoringOptions) -> None:
+    (problem,) = problems_of(replace(options, input=(*options.input, "mistyped.jpg")))
+    assert "mistyped.jpg: nothing matches" in problem
+
+
+def test_all_problems_are_listed_at_once_with_exit_code_2(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    arguments = ["--input", "no.jpg", "--manifest", "no.csv", "--chunk-size", "0", "--device", "tpu"]
+    code = main([*arguments, "--adapter", str(tmp_path)])
+    told = capsys.readouterr().err
+    assert code == 2
+    for reason in ("not both", "no.jpg", "no.csv", "--chunk-size 0", "tpu", "--output", str(tmp_path)):
+        assert reason in told
+
+
+def test_a_job_that_brings_its_scorer_needs_no_adapter(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--output", "o", "--adapter", "/nowhere"], FakeScorerFactory()) == 2
+    assert "/nowhere" not in capsys.readouterr().err
+
+
+def test_a_summary_of_nothing_and_a_bad_dialect_are_errors(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["summary", str(tmp_path)]) == 2
+    assert main(["ddl", str(tmp_path), "--dialect", "oracle"]) == 2
+    assert main(["summary"]) == 2
+    assert "no rows there" in capsys.readouterr().err
