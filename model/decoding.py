@@ -219,6 +219,9 @@ class SlotDecoder:
 
     def _pending_columns(self, rows: _Rows) -> _Ragged:
         """The decided tokens that are still to be fed, as ragged columns; moves positions behind them."""
+        if self.device.type == "cpu" and rows.pending.shape[1] > 0:
+            # Columns cost time here, and looking at the counts costs none; on a GPU it is the other way.
+            rows.pending = rows.pending[:, : int(rows.pending_count.max())]
         width = rows.pending.shape[1]
         steps = torch.arange(width, device=self.device)
         positions = (rows.position[:, None] + steps[None]).expand(3, -1, width)

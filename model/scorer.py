@@ -28,6 +28,7 @@ from model.checks import checked_manifest
 from model.compiling import compile_template
 from model.conversation import ContextIds, build_prompt, encode_context
 from model.decoding import SlotDecoder
+from model.fast_paths import use_fast_paths
 from model.images import ImageLimits, decode_image, inspect_image
 from model.lora import load_adapter_weights, merge_adapter
 from model.patches import grid_thw, normalised_patches, visual_tokens
@@ -138,6 +139,7 @@ class Scorer:
             torch.set_flush_denormal(True)
         model = load_base(checked.base_path, target, number_format)
         merge_adapter(model, load_adapter_weights(directory))
+        use_fast_paths(model)
         provenance = Provenance(
             base_model=manifest.base_model.name,
             adapter=manifest.name,

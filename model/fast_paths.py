@@ -1,0 +1,73 @@
+"""Two places where transformers' Qwen2-VL does needless work for slot decoding, done leaner; same numbers.
+
+- Few queries against a long cache with grouped heads: transformers copies keys and values once per query
+  head of a group. Here the heads of a group are stacked along the queries instead, and nothing is copied.
+- The patch embedding is a ``Conv3d`` whose kernel is as large as its input: one matrix product.
+
+Both are switched on by ``use_fast_paths``; tests hold them to transformers' own.
+"""
+
+from __future__ import annotations
+
+from types import MethodType
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+ATTENTION = "realqa_grouped_sdpa"
+_FEW_QUERIES = 64
+"""Beyond this the stacked mask would cost more than the copies of keys and values."""
+
+
+def use_fast_paths(model: Any) -> None:
+    """Switch both on, for one ``Qwen2VLForConditionalGeneration``. Parameters and their names stay."""
+    AttentionInterface.register(ATTENTION, grouped_attention)
+    AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+    model.model.language_model.config._attn_implementation = ATTENTION
+    embedding = model.model.visual.patch_embed
+    embedding.forward = MethodType(embed_patches, embedding)
+
+
+def grouped_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    **options: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention over shared key/value heads without copying them.
+
+    Args:
+        module: The attention layer.
+        query: (batch, heads, queries, head dim).
+        key: (batch, key heads, keys, head dim); query head i uses key head i // group.
+        value: Likewise.
+        attention_mask: (batch, 1, queries, keys), True = sees; None = causal.
+        scaling: Of the scores; None = 1 / √head dim.
+        options: transformers' further arguments (dropout, ...).
+
+    Returns:
+        (batch, queries, heads, head dim), and no weights.
+    """
+    batch, heads, queries, width = query.shape
+    group = heads // key.shape[1]
+    if attention_mask is None or group == 1 or queries > _FEW_QUERIES or module.training:
+        found: tuple[torch.Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **options
+        )
+        return found
+    stacked = query.reshape(batch, key.shape[1], group * queries, width)
+    mask = attention_mask.repeat(1, 1, group, 1)
+    out = torch.nn.functional.scaled_dot_product_attention(stacked, key, value, attn_mask=mask, scale=scaling)
+    return out.reshape(batch, heads, queries, width).transpose(1, 2), None
+
+
+def embed_patches(embedding: Any, patches: torch.Tensor) -> torch.Tensor:
+    """Patch embedding as one matrix product: (patches, 1176) → (patches, embed dim)."""
+    weight = embedding.proj.weight
+    return torch.nn.functional.linear(patches.to(weight.dtype), weight.flatten(1))

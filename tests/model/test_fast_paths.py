@@ -1,0 +1,49 @@
+"""The lean paths give transformers' own numbers."""
+
+from __future__ import annotations
+
+import torch
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from model.decoding import ChoiceDecision, SlotDecoder
+from model.fast_paths import embed_patches, grouped_attention, use_fast_paths
+from tests.model.teacher import random_images, setup, teacher_forced
+
+
+class Layer(torch.nn.Module):
+    num_key_value_groups = 3
+    is_causal = True
+
+
+def test_grouped_attention_equals_transformers_with_copied_keys() -> None:
+    draw = torch.Generator().manual_seed(0)
+    layer = Layer().eval()
+    query = torch.randn(2, 6, 5, 16, generator=draw)
+    key, value = (torch.randn(2, 2, 11, 16, generator=draw) for _ in range(2))
+    mask = torch.rand(2, 1, 5, 11, generator=draw) > 0.4
+    mask[..., 0] = True
+    ours, _ = grouped_attention(layer, query, key, value, mask, scaling=0.25)
+    theirs, _ = sdpa_attention_forward(layer, query, key, value, mask, scaling=0.25)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+
+
+def test_patch_embedding_as_one_product_equals_the_convolution() -> None:
+    embedding = setup().model.model.visual.patch_embed
+    patches = random_images([(4, 4), (2, 6)]).patches
+    theirs = embedding(patches)
+    assert theirs.std() > 1
+    torch.testing.assert_close(embed_patches(embedding, patches), theirs, rtol=1e-5, atol=1e-4)
+
+
+def test_switched_on_they_change_no_answer_and_forward_passes_still_work() -> None:
+    plain, lean = setup(), setup()
+    use_fast_paths(lean.model)
+    images = random_images([(4, 6), (8, 8)])
+    one, other = (SlotDecoder(made.model, made.prompt, made.program).decode(images) for made in (plain, lean))
+    for a, b in zip(one.slots, other.slots, strict=True):
+        if isinstance(a, ChoiceDecision) and isinstance(b, ChoiceDecision):
+            torch.testing.assert_close(a.probabilities, b.probabilities, rtol=0, atol=1e-4)
+    ids = [*plain.program.steps[0].forced]
+    torch.testing.assert_close(
+        teacher_forced(plain, images, 0, ids), teacher_forced(lean, images, 0, ids), rtol=0, atol=1e-4
+    )
