@@ -1,4 +1,4 @@
-"""``python -m beam_pipeline``: score images; ``summary`` and ``ddl`` for what a job left behind.
+"""``python -m beam_pipeline``: score images; ``summary``, ``query`` and ``ddl`` for what a job left behind.
 
 Exit code 0 when images were scored, also if some failed; 1 when all failed, or the job did; 2 when it
 was told something wrong, with every reason listed.
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None, factory: ScorerFactory | None = None
         The exit code.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    commands = {"summary": _summary, "ddl": _ddl}
+    commands = {"summary": _summary, "query": _query, "ddl": _ddl}
     try:
         if arguments and arguments[0] in commands:
             return commands[arguments[0]](arguments[1:])
@@ -119,6 +119,21 @@ def _summary(arguments: Sequence[str]) -> int:
         raise ConfigurationError(f"{given.output}: no rows there")
     summary = replace(summary, synthetic=is_synthetic(revision for _, revision in summary.adapters))
     print(summary.to_json() if given.json else summary_text(summary))
+    return 0
+
+
+def _query(arguments: Sequence[str]) -> int:
+    from beam_pipeline.queries import ANALYST_QUERY, TABLE_QUERY, answer
+
+    parser = Parser(prog="python -m beam_pipeline query", description="Ask an output with DuckDB.")
+    parser.add_argument("output", metavar="OUTPUT", help="directory of a job")
+    parser.add_argument(
+        "sql", metavar="SQL", nargs="*", default=[TABLE_QUERY, ANALYST_QUERY],
+        help="about image_scores and image_failures (default: two examples)",
+    )  # fmt: skip
+    given = parser.parse_args(arguments)
+    for sql in given.sql:
+        print(f"{sql}\n\n{answer(given.output, sql)}\n")
     return 0
 
 

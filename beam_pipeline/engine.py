@@ -92,7 +92,6 @@ class Engine:
     Args:
         scorer: Does the work.
         settings: Sizes.
-        identity: The adapter, for failure rows.
         clock: Now, in UTC.
     """
 
@@ -100,13 +99,13 @@ class Engine:
         self,
         scorer: Scorer,
         settings: EngineSettings,
-        identity: AdapterIdentity,
         *,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._scorer = scorer
         self._settings = settings
-        self._identity = identity
+        who = scorer.provenance
+        self._identity = AdapterIdentity(who.adapter, who.adapter_revision)
         self._clock = clock
         self._token_budget = settings.token_budget or scorer.token_budget
         self._pool = ThreadPoolExecutor(settings.fetch_threads, thread_name_prefix="fetch")
@@ -246,7 +245,7 @@ def pinned_engine(factory: ScorerFactory, settings: EngineSettings) -> Engine:
     with _ENGINES_LOCK:
         engine = _ENGINES.get((factory, settings))
         if engine is None:
-            engine = Engine(factory.load(), settings, factory.identity())
+            engine = Engine(factory.load(), settings)
             _ENGINES[(factory, settings)] = engine
         return engine
 

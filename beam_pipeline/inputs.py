@@ -13,7 +13,7 @@ import os
 import stat
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import PurePosixPath
 
 from beam_pipeline.storage import is_remote, local_path
@@ -27,6 +27,9 @@ SIDECAR_SUFFIXES = frozenset((
 ))
 # fmt: on
 """Suffixes (lower case) of files that lie beside photographs and are none."""
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def is_offered(name: str) -> bool:
@@ -141,10 +144,12 @@ def _link_time(path: str) -> datetime | None:
         return None
 
 
-def _utc(time_ns: int) -> datetime:
+def _utc(time_ns: int) -> datetime | None:
     # Whole microseconds, the precision of the tables; floats would round differently by platform.
-    seconds, rest_ns = divmod(time_ns, 1_000_000_000)
-    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest_ns // 1000)
+    try:
+        return _EPOCH + timedelta(microseconds=time_ns // 1000)
+    except OverflowError:  # a file system may hold any number; years end with 9999 here
+        return None
 
 
 def _describe_local(ref: ImageRef) -> ImageRef:

@@ -87,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m beam_pipeline",
         description="Score images into Parquet: OUTPUT/scores and OUTPUT/failures.",
         epilog="Any other option goes to Apache Beam (--runner, --project, ...). "
-        "Further commands: 'summary OUTPUT', 'ddl OUTPUT'.",
+        "Further commands, each with its own --help: summary, query, ddl.",
         allow_abbrev=False,
     )
     for option in fields(ScoringOptions):

@@ -10,7 +10,27 @@ from __future__ import annotations
 import pyarrow as pa
 
 from beam_pipeline.storage import join, list_files
+from schemas.errors import ConfigurationError
 from schemas.tables import FAILURES, FAILURES_SCHEMA, KEY, SCORES, SCORES_SCHEMA
+
+ANALYST_QUERY = """\
+-- sharp, well-exposed photographs with busy backgrounds, by day
+SELECT date, count(*) AS photographs, round(avg(score), 2) AS mean_score, round(max(score), 2) AS best
+FROM image_scores
+WHERE image_clarity = 'clear'
+  AND exposure = 'properly exposed'
+  AND background_clutter <> 'uncluttered'
+GROUP BY date
+ORDER BY date"""
+"""What a marketing analyst would ask."""
+
+TABLE_QUERY = """\
+-- the best photographs
+SELECT parse_filename(image_uri) AS photograph, round(score, 2) AS score, round(score_std, 2) AS std,
+  image_clarity, exposure, saturation
+FROM image_scores
+ORDER BY score DESC NULLS LAST
+LIMIT 40"""
 
 DIALECTS = ("duckdb", "spark", "bigquery")
 
@@ -41,6 +61,28 @@ def ddl(output: str, dialect: str = "duckdb") -> str:
     """
     tables = [_TABLES[dialect](output, table) for table in _SCHEMAS]
     return "\n\n".join([*tables, _scores_view(), _failures_view()]) + "\n"
+
+
+def answer(output: str, sql: str) -> str:
+    """Ask an output a question with DuckDB, and give the answer as a table for a terminal.
+
+    Args:
+        output: Directory of a job.
+        sql: About ``image_scores`` and ``image_failures``.
+
+    Raises:
+        ConfigurationError: DuckDB is not installed, or refuses the question.
+    """
+    try:
+        import duckdb
+    except ImportError as error:
+        raise ConfigurationError("this needs DuckDB: pip install duckdb") from error
+    connection = duckdb.connect()
+    try:
+        connection.execute(ddl(output))
+        return str(connection.sql(sql))
+    except duckdb.Error as error:
+        raise ConfigurationError(f"DuckDB: {error}") from error
 
 
 def type_of(kind: pa.DataType, dialect: str) -> str:

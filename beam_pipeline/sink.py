@@ -57,7 +57,8 @@ def by_day(outcomes: Iterable[Outcome]) -> dict[str, list[Outcome]]:
     """
     days: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
-        days.setdefault(f"{_event_time(outcome.ref).astimezone(UTC):%Y-%m-%d}", []).append(outcome)
+        day = _event_time(outcome.ref).astimezone(UTC).date().isoformat()
+        days.setdefault(day, []).append(outcome)
     return days
 
 

@@ -38,7 +38,7 @@ def local_path(uri: str) -> str:
 
 def join(folder: str, *names: str) -> str:
     """Join names to a folder, local or remote."""
-    return "/".join([folder.rstrip("/") or "/", *names])
+    return "/".join([folder.rstrip("/"), *names])
 
 
 def open_binary(uri: str) -> BinaryIO:

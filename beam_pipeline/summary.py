@@ -55,6 +55,8 @@ class Summary:
         adapters: Name and revision of those that scored.
         synthetic: One of them learnt from synthetic labels; None = not known.
         seconds: From the first to the last outcome.
+        images_per_s: Outcomes a second in that time; those of the very first moment, whose work lies
+            before it, do not count. None where it is no time.
         score_files: Files of ``scores/`` with these rows.
         failure_files: The same of ``failures/``.
     """
@@ -70,19 +72,15 @@ class Summary:
     format_mass_median: float | None
     adapters: tuple[tuple[str, str], ...]
     seconds: float
+    images_per_s: float | None
     score_files: int
     failure_files: int
     skipped: int | None = None
     synthetic: bool | None = None
 
-    @property
-    def images_per_s(self) -> float | None:
-        """Outcomes per second between the first and the last; None where that is no time."""
-        return (self.scored + self.failed) / self.seconds if self.seconds > 0 else None
-
     def to_json(self) -> str:
         """As one JSON object."""
-        return json.dumps(asdict(self) | {"images_per_s": self.images_per_s}, indent=2) + "\n"
+        return json.dumps(asdict(self), indent=2) + "\n"
 
 
 def summarise(output: str, run_id: str | None = None) -> Summary:
@@ -96,6 +94,7 @@ def summarise(output: str, run_id: str | None = None) -> Summary:
     scored = scores.latest()
     failed = _unsettled(failures.latest(), scored)
     times = np.concatenate([scored["time_us"], failed["time_us"]])
+    seconds = float(times.max() - times.min()) / 1e6 if len(times) else 0.0
     known = scored["score"][~np.isnan(scored["score"])]
     histogram, _ = np.histogram(known, bins=_BINS, range=(0, 10))
     return Summary(
@@ -109,7 +108,8 @@ def summarise(output: str, run_id: str | None = None) -> Summary:
         without_score=len(scored) - len(known),
         format_mass_median=_median(scored["format_mass"]),
         adapters=tuple(sorted((str(name), str(revision)) for name, revision in scores.labels)),
-        seconds=float(times.max() - times.min()) / 1e6 if len(times) else 0.0,
+        seconds=seconds,
+        images_per_s=np.count_nonzero(times > times.min()) / seconds if seconds else None,
         score_files=scores.files,
         failure_files=failures.files,
     )

@@ -61,8 +61,13 @@ def _source_problems(options: ScoringOptions) -> list[str]:
         problems.append("give either --input or --manifest" + (", not both" if options.input else ""))
     if options.manifest is not None:
         problems += table_problems(options.manifest)
-    unmatched = [pattern for pattern in options.input if not anything_matches(pattern)]
-    return problems + [f"--input {pattern}: nothing matches" for pattern in unmatched]
+    for pattern in options.input:
+        try:
+            if not anything_matches(pattern):
+                problems.append(f"--input {pattern}: nothing matches")
+        except OSError as error:  # an object store that refuses; Beam's own error is one, too
+            problems.append(f"--input {pattern}: cannot be listed: {error}")
+    return problems
 
 
 def _output_problems(output: str) -> list[str]:

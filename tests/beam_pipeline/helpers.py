@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from beam_pipeline.engine import EngineSettings
-from beam_pipeline.failures import AdapterIdentity
 from schemas.records import (
     ImageFacts,
     ImageRef,
@@ -23,7 +22,6 @@ from schemas.records import (
 from tests.odd_files import encoded, picture
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
-ADAPTER = AdapterIdentity("fake", "fake-revision")
 SETTINGS = EngineSettings(
     fetch_threads=2, prefetch_images=8, micro_batch_images=4, token_budget=None, max_file_bytes=10**7
 )

@@ -24,7 +24,7 @@ from schemas.records import (
     Prediction,
     ScoringFailure,
 )
-from tests.beam_pipeline.helpers import ADAPTER, NOW, SETTINGS, Recorder, ref, write_photos
+from tests.beam_pipeline.helpers import NOW, SETTINGS, Recorder, ref, write_photos
 
 
 class OutOfMemoryError(RuntimeError):
@@ -77,7 +77,7 @@ def _write(folder: Path, scripts: Sequence[str]) -> Chunk:
 
 
 def _engine(scorer: object, settings: EngineSettings = SETTINGS) -> Engine:
-    return Engine(scorer, settings, ADAPTER, clock=lambda: NOW)  # type: ignore[arg-type]
+    return Engine(scorer, settings, clock=lambda: NOW)  # type: ignore[arg-type]
 
 
 _SCRIPTS = [

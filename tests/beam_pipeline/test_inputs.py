@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from beam_pipeline import inputs
 from beam_pipeline.inputs import anything_matches, describe, is_offered, locate
 from tests.beam_pipeline.helpers import NOW
 from tests.odd_files import write_odd_files
@@ -127,6 +128,27 @@ def test_a_link_onto_itself_a_pipe_and_a_missing_file_have_listing_problems(tmp_
     assert "regular" in refs["pipe"].problem.message
     assert missing.problem is not None
     assert missing.event_time == NOW
+
+
+@pytest.mark.parametrize(("seconds", "year"), [(-1, 1969), (0, 1970), (10**10, 2286)])
+def test_odd_times_are_times(tmp_path: Path, seconds: int, year: int) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"x")
+    os.utime(path, (seconds, seconds))
+    described = describe(next(locate(str(path))), NOW)
+    assert described.event_time is not None
+    assert described.event_time.year == year
+
+
+def test_a_time_beyond_all_calendars_is_replaced_by_the_start_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"x")
+    monkeypatch.setattr(inputs, "_EPOCH", datetime.max.replace(tzinfo=UTC))
+    described = describe(next(locate(str(path))), NOW)
+    assert described.event_time == NOW
+    assert described.problem is None
 
 
 def test_a_time_that_the_table_gave_is_kept(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import duckdb
 import pytest
 from pyarrow import dataset
 
+from beam_pipeline.__main__ import main
 from beam_pipeline.queries import DIALECTS, ddl, type_of
 from beam_pipeline.scored import score_files, scored_keys
 from beam_pipeline.sink import write_chunk
@@ -81,7 +82,7 @@ def test_a_run_can_be_summarised_alone(output: Path) -> None:
 def test_the_speed_is_from_the_first_to_the_last_outcome(tmp_path: Path) -> None:
     outcomes = [replace(score(ref(f"u{n}")), scored_at=NOW + timedelta(seconds=n)) for n in range(11)]
     _write(tmp_path, *outcomes)
-    assert summarise(str(tmp_path)).images_per_s == pytest.approx(1.1)
+    assert summarise(str(tmp_path)).images_per_s == pytest.approx(1.0)
 
 
 def test_the_summary_file_is_json_that_parquet_readers_pass_over(output: Path) -> None:
@@ -149,3 +150,21 @@ def test_the_keys_that_one_adapter_has_scored_are_read(output: Path) -> None:
 
 def test_there_are_no_score_files_before_the_first_run(tmp_path: Path) -> None:
     assert score_files(str(tmp_path / "new")) == []
+
+
+def test_the_published_questions_are_answered(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sharp = {"image_clarity": "clear", "exposure": "properly exposed", "background_clutter": "cluttered"}
+    _write(output, score(ref("sharp.jpg"), 7.25, **sharp))
+    assert main(["query", str(output)]) == 0
+    said = capsys.readouterr().out
+    for words in ("sharp.jpg", "7.25", "2026-03-01", "GROUP BY date"):
+        assert words in said
+
+
+def test_a_question_of_ones_own_is_answered_and_a_wrong_one_is_an_error(
+    output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["query", str(output), "SELECT count(*) + 1000 FROM image_scores"]) == 0
+    assert "1004" in capsys.readouterr().out
+    assert main(["query", str(output), "SELECT nothing FROM image_scores"]) == 2
+    assert "nothing" in capsys.readouterr().err
