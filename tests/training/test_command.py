@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from training.__main__ import main
+
+
+def _python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["demo", "--help"]])
+def test_help_needs_no_torch(arguments: list[str]) -> None:
+    code = (
+        "import sys\nfrom training.__main__ import main\n"
+        f"try: main({arguments})\nexcept SystemExit as end: print('code', end.code)\n"
+        "print('heavy', sorted({'torch', 'transformers', 'peft', 'numpy'} & set(sys.modules)))"
+    )
+    said = _python(code)
+    assert "code 0" in said
+    assert "heavy []" in said
+    assert "usage: python -m training" in said
+
+
+def test_wrong_options_end_with_2_and_every_reason(tmp_path: Path, capsys) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    assert main(["demo", "--effort", "0", "--threads", "0", "--output", str(file)]) == 2
+    said = capsys.readouterr().err
+    assert said.count("error: ") == 3
+    for option in ("--effort", "--threads", "--output"):
+        assert option in said
+
+
+def test_an_earlier_model_is_not_overwritten(tmp_path: Path, capsys) -> None:
+    (tmp_path / "adapter").mkdir()
+    assert main(["demo", "--output", str(tmp_path)]) == 2
+    assert "exist already" in capsys.readouterr().err
+
+
+def test_no_command_is_an_error() -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([])
+    assert caught.value.code == 2

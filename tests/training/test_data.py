@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import io
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from model.compiling import compile_template
+from model.conversation import build_prompt, encode_context
+from model.images import decode_image, inspect_image
+from model.patches import normalised_patches
+from model.templates import answer_templates
+from model.tokens import IM_END, IMAGE_PAD, TextEncoder
+from schemas.annotations import Annotation
+from schemas.attributes import VOCABULARY
+from schemas.errors import ConfigurationError
+from schemas.manifest import ScoreScale
+from tests.training.pictures import toy_picture
+from tests.training.toy import RULE, toy_config, toy_images
+from training.data import (
+    Collator,
+    ConversationDataset,
+    PlannedConversation,
+    Renderer,
+    labelled_image,
+    plan_conversations,
+)
+from training.demo.tokenizer import learn_tokenizer
+from training.stages import conversation
+
+SCALE = ScoreScale()
+TEMPLATES = answer_templates(VOCABULARY, SCALE)
+IMAGES = toy_images()
+LABELS = [image.annotation for image in IMAGES]
+
+
+@pytest.fixture(scope="module")
+def encoder() -> TextEncoder:
+    return TextEncoder(learn_tokenizer())
+
+
+@pytest.fixture(scope="module")
+def renderer(encoder: TextEncoder) -> Renderer:
+    return Renderer(encoder, conversation(toy_config("stage2")), VOCABULARY, SCALE)
+
+
+def _plan(count: int, seed: int = 0, **shares: float) -> list[PlannedConversation]:
+    chosen = [(TEMPLATES[name], share) for name, share in shares.items()]
+    return plan_conversations(LABELS, chosen, SCALE, count, context_share=0.5, seed=seed)
+
+
+def test_a_plan_uses_images_equally_and_templates_by_share() -> None:
+    plan = _plan(1201, score_form=3, mix=1)
+    images = Counter(planned.image for planned in plan)
+    assert max(images.values()) - min(images.values()) <= 1
+    assert len(images) == len(LABELS)
+    assert Counter(p.template for p in plan)["score_form"] / len(plan) == pytest.approx(0.75, abs=0.05)
+    assert np.mean([p.with_context for p in plan]) == pytest.approx(0.5, abs=0.05)
+
+
+def test_the_same_seed_gives_the_same_plan() -> None:
+    assert _plan(40, score_form=1, mix=1) == _plan(40, score_form=1, mix=1)
+    assert _plan(40, score_form=1, mix=1) != _plan(40, 1, score_form=1, mix=1)
+
+
+def test_an_image_is_asked_only_what_its_labels_answer() -> None:
+    labels = [Annotation(image="a.jpg", exposure="overexposed"), Annotation(image="b.jpg", mos=3.0)]
+    templates = [(TEMPLATES["attribute_exposure"], 1.0), (TEMPLATES["score_direct"], 1.0)]
+    plan = plan_conversations(labels, templates, SCALE, 50, context_share=0, seed=0)
+    assert {(p.image, p.template) for p in plan} == {(0, "attribute_exposure"), (1, "score_direct")}
+
+
+def test_an_image_without_a_usable_label_is_named() -> None:
+    with pytest.raises(ConfigurationError, match=r"empty\.jpg: lacks"):
+        plan_conversations(
+            [Annotation(image="empty.jpg")], [(TEMPLATES["mix"], 1.0)], SCALE, 4, context_share=0, seed=0
+        )
+    with pytest.raises(ConfigurationError, match="no images"):
+        plan_conversations([], [(TEMPLATES["mix"], 1.0)], SCALE, 4, context_share=0, seed=0)
+
+
+@pytest.mark.parametrize("name", ["score_form", "mix", "score_direct", "attribute_exposure"])
+@pytest.mark.parametrize("with_context", [True, False])
+def test_training_feeds_the_ids_that_serving_feeds(encoder, renderer, name: str, with_context: bool) -> None:
+    image = IMAGES[1]
+    example = renderer.render(image, PlannedConversation(1, name, with_context, 0))
+    settings = conversation(toy_config("stage2"))
+    template = TEMPLATES[name]
+    prompt = build_prompt(template, settings, encoder)
+    context = encode_context(image.annotation.context if with_context else None, settings, encoder)
+    height, width = image.pixels.shape[:2]
+    asked = prompt.ids(encoder.special(IMAGE_PAD), height * width // 784, context.ids)
+    assert list(example.input_ids[: example.answer_start]) == asked
+    program = compile_template(template, encoder, encoder.special(IM_END), "segments")
+    answer = example.input_ids[example.answer_start :]
+    for position in range(len(answer)):
+        allowed = program.allowed_after(answer[:position])
+        assert allowed is None or answer[position] in allowed
+
+
+def test_training_sees_the_pixels_that_serving_sees() -> None:
+    file = io.BytesIO()
+    Image.fromarray(toy_picture(3, 300, 200)).save(file, "JPEG")
+    data = file.getvalue()
+    image = labelled_image(data, LABELS[0], RULE)
+    np.testing.assert_array_equal(image.pixels, decode_image(data, inspect_image(data), RULE))
+    assert image.pixels.shape[0] * image.pixels.shape[1] <= RULE.max_pixels
+
+
+def test_a_batch_is_padded_on_the_left_and_weighs_decided_tokens(encoder, renderer) -> None:
+    plan = [
+        PlannedConversation(i, name, True, 0) for i, name in enumerate(["score_form", "score_direct", "mix"])
+    ]
+    dataset = ConversationDataset(IMAGES, plan, renderer)
+    rows = [dataset[i] for i in range(len(dataset))]
+    batch = Collator(0, encoder.special(IMAGE_PAD), 0.25)(rows)
+    assert batch["labels"].shape == batch["weights"].shape
+    for index, row in enumerate(rows):
+        ids = torch.tensor(row.example.input_ids)
+        assert torch.equal(batch["input_ids"][index][batch["attention_mask"][index].bool()], ids)
+        assert batch["attention_mask"][index, -len(ids) :].all()
+        answer = len(row.example.decided)
+        assert torch.equal(batch["labels"][index, -answer:], ids[-answer:])
+        expected = torch.tensor([1.0 if decided else 0.25 for decided in row.example.decided])
+        assert torch.equal(batch["weights"][index, -answer:], expected)
+        assert not batch["weights"][index, :-answer].any()
+    first = normalised_patches(rows[0].pixels)
+    assert torch.equal(batch["pixel_values"][: len(first)], first)
+    assert batch["image_grid_thw"].prod(dim=1).sum() == len(batch["pixel_values"])
+    assert int(batch["mm_token_type_ids"].sum()) * 4 == len(batch["pixel_values"])

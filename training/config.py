@@ -1,0 +1,128 @@
+"""What one stage of training does, as one frozen object read from one YAML file.
+
+The stages of RealQA (arXiv 2503.06141) and the pre-training of a small base differ in these values only:
+there is one code path (``training.stages``).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from model.templates import answer_templates
+from schemas.attributes import VOCABULARY
+from schemas.errors import ConfigurationError
+from schemas.manifest import ImageRule, Placement, ScoreScale
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LoraSettings(_Part):
+    """Size of the low-rank updates (arXiv 2106.09685).
+
+    Attributes:
+        rank: Rank of every update.
+        alpha: Updates are scaled by alpha / rank.
+        dropout: Share of inputs of an update that is dropped while training.
+    """
+
+    rank: int = Field(default=128, ge=1)
+    alpha: int = Field(default=256, ge=1)
+    dropout: float = Field(default=0.05, ge=0, lt=1)
+
+
+class StageConfig(_Part):
+    """One stage.
+
+    Attributes:
+        stage: ``base`` pre-trains a small base; ``stage1`` learns attributes, ``stage2`` the score.
+        trainable: ``all`` weights, or a ``lora`` adapter on a base that stays as it is.
+        vision: What an adapter changes in the vision tower: nothing (``frozen``), low-rank updates
+            (``lora``), or all of it (``full``, saved with the adapter).
+        lora: Size of the updates; not read where ``trainable`` is ``all``.
+        templates: Answer template → its share of the conversations; shares need not add up to 1.
+        default_template: The one that serving uses unless told otherwise.
+        instruction: Question before the image (served faster) or after it (as published).
+        context_template: Sentence holding ``{context}``; None = images are asked about without context.
+        context_share: Share of conversations that show the image's context, where it has one; the rest
+            teaches to do without.
+        image: Pixel budget and resize rule, the same in serving.
+        score: Native range of the labels' ``mos``, and how the score is written.
+        steps: Optimiser steps.
+        batch_size: Conversations per step.
+        learning_rate: Highest learning rate; cosine schedule down to zero.
+        warmup_ratio: Share of the steps in which the learning rate rises.
+        weight_decay: Of AdamW, on weight matrices.
+        max_grad_norm: Gradients are scaled down to this norm.
+        forced_token_weight: Loss weight of answer tokens that serving forces; values decided weigh 1.
+        seed: Of initialisation, order, templates and dropout.
+    """
+
+    stage: Literal["base", "stage1", "stage2"]
+    trainable: Literal["all", "lora"] = "lora"
+    vision: Literal["frozen", "lora", "full"] = "lora"
+    lora: LoraSettings = LoraSettings()
+    templates: dict[str, float] = Field(min_length=1)
+    default_template: str
+    instruction: Placement = "before_image"
+    context_template: str | None = None
+    context_share: float = Field(default=0.5, ge=0, le=1)
+    image: ImageRule
+    score: ScoreScale = ScoreScale()
+    steps: int = Field(ge=1)
+    batch_size: int = Field(default=16, ge=1)
+    learning_rate: float = Field(default=1e-4, gt=0)
+    warmup_ratio: float = Field(default=0.1, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    forced_token_weight: float = Field(default=1.0, ge=0)
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> StageConfig:
+        known = answer_templates(VOCABULARY, self.score)
+        problems = [f"templates: there is no {name!r}" for name in self.templates if name not in known]
+        problems += [
+            f"templates: the share of {n!r} must be above 0" for n, s in self.templates.items() if s <= 0
+        ]
+        if self.default_template not in self.templates:
+            problems.append(f"default_template {self.default_template!r} is not among templates")
+        wrong = {"stage1": 2, "stage2": 1}.get(self.stage)
+        problems += [
+            f"templates: {name!r} belongs to stage {wrong}"
+            for name in self.templates
+            if name in known and known[name].stage == wrong
+        ]
+        if (self.stage == "base") != (self.trainable == "all"):
+            problems.append("stage 'base' trains 'all' weights, the others an adapter ('lora')")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+def load_config(path: Path) -> StageConfig:
+    """Read a stage's YAML file.
+
+    Raises:
+        ConfigurationError: Not readable, no YAML, or wrong values: all of them are named.
+    """
+    try:
+        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigurationError(f"{path}: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigurationError(f"{path}: holds no settings")
+    try:
+        return StageConfig.model_validate(content)
+    except ValidationError as error:
+        raise ConfigurationError([f"{path}: {_in_words(detail)}" for detail in error.errors()]) from error
+
+
+def _in_words(detail: Any) -> str:
+    place = ".".join(str(part) for part in detail["loc"])
+    return f"{place}: {detail['msg']}" if place else str(detail["msg"])

@@ -1,0 +1,218 @@
+"""From labelled images to conversations: a plan of what is asked of which image, and its rendering."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from model.compiling import compile_template
+from model.conversation import (
+    ContextIds,
+    TrainingExample,
+    build_prompt,
+    encode_context,
+    slot_values,
+    training_example,
+)
+from model.images import decode_image, inspect_image
+from model.patches import grid_thw, normalised_patches, visual_tokens
+from model.templates import AnswerTemplate, answer_templates
+from model.tokens import IM_END, TextEncoder
+from schemas.annotations import Annotation
+from schemas.attributes import Vocabulary
+from schemas.errors import ConfigurationError
+from schemas.manifest import Conversation, ImageRule, ScoreScale
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledImage:
+    """An image as the model sees it, and its labels.
+
+    Attributes:
+        pixels: uint8 (height, width, 3), at the pixel budget.
+        annotation: The labels.
+    """
+
+    pixels: NDArray[np.uint8]
+    annotation: Annotation
+
+
+def labelled_image(data: bytes, annotation: Annotation, rule: ImageRule) -> LabelledImage:
+    """Read an image by the very path of serving."""
+    return LabelledImage(decode_image(data, inspect_image(data), rule), annotation)
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedConversation:
+    """What is asked of which image.
+
+    Attributes:
+        image: Index of the image.
+        template: Name of the answer template.
+        with_context: Whether the image's context is shown.
+        seed: Chooses among wordings, where a template has several.
+    """
+
+    image: int
+    template: str
+    with_context: bool
+    seed: int
+
+
+def plan_conversations(
+    labels: Sequence[Annotation],
+    templates: Sequence[tuple[AnswerTemplate, float]],
+    scale: ScoreScale,
+    count: int,
+    *,
+    context_share: float,
+    seed: int,
+) -> list[PlannedConversation]:
+    """Decide ``count`` conversations; every image is used equally often (±1) before templates are drawn.
+
+    An image is asked only what its labels answer.
+
+    Args:
+        labels: Labels of every image.
+        templates: Templates with their shares.
+        scale: How scores are written.
+        count: Number of conversations.
+        context_share: Share of conversations that show the context.
+        seed: Same seed, same plan.
+
+    Raises:
+        ConfigurationError: An image has the labels of no template, or there are no images.
+    """
+    if not labels:
+        raise ConfigurationError("there are no images to train on")
+    possible = [_answerable(annotation, templates, scale) for annotation in labels]
+    empty = [labels[i].image for i, found in enumerate(possible) if not found]
+    if empty:
+        raise ConfigurationError([f"{image}: lacks a label for every template asked" for image in empty[:20]])
+    rng = np.random.default_rng(seed)
+    order: list[int] = []
+    while len(order) < count:
+        order += rng.permutation(len(labels)).tolist()
+    plan = []
+    for image in order[:count]:
+        names, shares = zip(*possible[image], strict=True)
+        weights = np.array(shares) / sum(shares)
+        name = names[rng.choice(len(names), p=weights)]
+        with_context = bool(rng.random() < context_share)
+        plan.append(PlannedConversation(image, name, with_context, int(rng.integers(2**31))))
+    return plan
+
+
+def _answerable(
+    annotation: Annotation, templates: Sequence[tuple[AnswerTemplate, float]], scale: ScoreScale
+) -> list[tuple[str, float]]:
+    return [(t.name, share) for t, share in templates if slot_values(t, annotation, scale) is not None]
+
+
+class Renderer:
+    """Renders conversations for one tokeniser: the ids that serving would feed.
+
+    Args:
+        encoder: The base model's tokeniser.
+        conversation: As the manifest will state it.
+        vocabulary: Attributes and labels.
+        scale: How scores are written.
+    """
+
+    def __init__(
+        self, encoder: TextEncoder, conversation: Conversation, vocabulary: Vocabulary, scale: ScoreScale
+    ) -> None:
+        self._encoder, self._conversation, self._scale = encoder, conversation, scale
+        self._templates = answer_templates(vocabulary, scale)
+        self._compiled: dict[str, Any] = {}
+
+    def render(self, image: LabelledImage, planned: PlannedConversation) -> TrainingExample:
+        """Render one planned conversation."""
+        template = self._templates[planned.template]
+        if planned.template not in self._compiled:
+            program = compile_template(template, self._encoder, self._encoder.special(IM_END), "segments")
+            prompt = build_prompt(template, self._conversation, self._encoder)
+            self._compiled[planned.template] = prompt, program
+        prompt, program = self._compiled[planned.template]
+        values: Mapping[str, str] | None = slot_values(template, image.annotation, self._scale, planned.seed)
+        if values is None:
+            raise ValueError(f"{image.annotation.image} lacks a label that {planned.template!r} needs")
+        context = ContextIds()
+        if planned.with_context:
+            context = encode_context(image.annotation.context, self._conversation, self._encoder)
+        height, width = image.pixels.shape[:2]
+        tokens = visual_tokens(height, width)
+        return training_example(prompt, program, values, self._encoder, tokens, context)
+
+
+@dataclass(frozen=True, slots=True)
+class Conversed:
+    """One row of a training batch: the rendered conversation and its image's pixels."""
+
+    example: TrainingExample
+    pixels: NDArray[np.uint8]
+
+
+class ConversationDataset(Dataset[Conversed]):
+    """A plan, rendered on demand."""
+
+    def __init__(
+        self, images: Sequence[LabelledImage], plan: Sequence[PlannedConversation], renderer: Renderer
+    ) -> None:
+        self._images, self._plan, self._renderer = images, plan, renderer
+
+    def __len__(self) -> int:
+        return len(self._plan)
+
+    def __getitem__(self, index: int) -> Conversed:
+        planned = self._plan[index]
+        image = self._images[planned.image]
+        return Conversed(self._renderer.render(image, planned), image.pixels)
+
+
+class Collator:
+    """Makes a batch: padded on the left, so that all answers end at the right edge.
+
+    Then one number, the longest answer, says at which positions logits are needed.
+
+    Args:
+        pad_id: Any id; padding is masked.
+        image_pad_id: Id of ``<|image_pad|>``.
+        forced_token_weight: Loss weight of answer tokens that serving forces.
+    """
+
+    def __init__(self, pad_id: int, image_pad_id: int, forced_token_weight: float) -> None:
+        self._pad_id, self._image_pad_id = pad_id, image_pad_id
+        self._forced_token_weight = forced_token_weight
+
+    def __call__(self, rows: Sequence[Conversed]) -> dict[str, torch.Tensor]:
+        """Collate.
+
+        Returns:
+            The model's inputs, ``labels`` and ``weights`` (batch, longest answer): weight 0 = no target.
+        """
+        length = max(len(row.example.input_ids) for row in rows)
+        answer = max(len(row.example.decided) for row in rows)
+        ids = torch.full((len(rows), length), self._pad_id)
+        mask = torch.zeros(len(rows), length, dtype=torch.long)
+        weights = torch.zeros(len(rows), answer)
+        for index, row in enumerate(rows):
+            ids[index, length - len(row.example.input_ids) :] = torch.tensor(row.example.input_ids)
+            mask[index, length - len(row.example.input_ids) :] = 1
+            decided = torch.tensor(row.example.decided)
+            weights[index, answer - len(decided) :] = torch.where(decided, 1.0, self._forced_token_weight)
+        return {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "mm_token_type_ids": (ids == self._image_pad_id).int(),
+            "pixel_values": torch.cat([normalised_patches(row.pixels) for row in rows]),
+            "image_grid_thw": torch.tensor([grid_thw(*row.pixels.shape[:2]) for row in rows]),
+            "labels": ids[:, length - answer :].clone(),
+            "weights": weights,
+        }

@@ -1,0 +1,155 @@
+"""One stage of training, whichever it is: base, attributes (stage 1) or score (stage 2).
+
+The stages differ in their configuration only. A base is read from a directory; ``base`` writes a base
+directory again, the others write an adapter with its manifest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from transformers import Qwen2VLForConditionalGeneration
+
+from model.backbone import base_identity, load_base, load_tokenizer
+from model.conversation import chatml_sha256
+from model.images import IMAGE_DECODER
+from model.templates import answer_templates, templates_sha256
+from model.tokens import IMAGE_PAD, TextEncoder
+from schemas.attributes import VOCABULARY
+from schemas.errors import ConfigurationError
+from schemas.manifest import AdapterManifest, Answer, Conversation, EvaluationResult, Training
+from training.config import StageConfig
+from training.data import Collator, ConversationDataset, LabelledImage, Renderer, plan_conversations
+from training.loop import train
+from training.lora import attach_lora
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterWords:
+    """What a manifest says in words.
+
+    Attributes:
+        name: Of the adapter, as rows name it.
+        description: For people.
+        base_name: What people call the base.
+        synthetic: True where labels are synthetic and say nothing about human taste.
+    """
+
+    name: str
+    description: str
+    base_name: str
+    synthetic: bool
+
+
+def train_stage(
+    config: StageConfig, base: Path, images: Sequence[LabelledImage]
+) -> Qwen2VLForConditionalGeneration | PeftModel:
+    """Train what the configuration says on labelled images.
+
+    Args:
+        config: The stage.
+        base: Directory of the base model; not changed.
+        images: Pixels at ``config.image``'s budget, with labels.
+
+    Returns:
+        The base with new weights (stage ``base``), or the base with an adapter on it.
+
+    Raises:
+        ConfigurationError: Labels that the vocabulary does not know, or that no template asks for.
+    """
+    problems = [problem for image in images for problem in image.annotation.problems(VOCABULARY)]
+    if problems:
+        raise ConfigurationError(problems)
+    encoder = TextEncoder(load_tokenizer(base))
+    dataset = conversations(config, encoder, images)
+    image_pad = encoder.special(IMAGE_PAD)
+    collator = Collator(0, image_pad, config.forced_token_weight)
+    # Weights are drawn (LoRA) and inputs dropped (dropout) from torch's own generator.
+    torch.manual_seed(config.seed)
+    model = load_base(base, torch.device("cpu"), torch.float32)
+    trained: Qwen2VLForConditionalGeneration | PeftModel = model
+    if config.trainable == "all":
+        model.requires_grad_(True)
+    else:
+        trained = attach_lora(model, config.lora, config.vision)
+    with tempfile.TemporaryDirectory() as work:
+        train(trained, dataset, collator, config, Path(work))
+    return trained.eval()
+
+
+def conversations(
+    config: StageConfig, encoder: TextEncoder, images: Sequence[LabelledImage]
+) -> ConversationDataset:
+    """Plan the whole stage's conversations, to be rendered on demand."""
+    known = answer_templates(VOCABULARY, config.score)
+    plan = plan_conversations(
+        [image.annotation for image in images],
+        [(known[name], share) for name, share in config.templates.items()],
+        config.score,
+        config.steps * config.batch_size,
+        context_share=config.context_share,
+        seed=config.seed,
+    )
+    renderer = Renderer(encoder, conversation(config), VOCABULARY, config.score)
+    return ConversationDataset(images, plan, renderer)
+
+
+def conversation(config: StageConfig) -> Conversation:
+    """The conversation as the manifest states it."""
+    system = Conversation.model_fields["system"].default
+    return Conversation(
+        system=system,
+        chatml_sha256=chatml_sha256(system, config.instruction),
+        instruction=config.instruction,
+        context_template=config.context_template,
+    )
+
+
+def adapter_manifest(
+    config: StageConfig,
+    base: Path,
+    images: Sequence[LabelledImage],
+    words: AdapterWords,
+    evaluation: Sequence[EvaluationResult] = (),
+) -> AdapterManifest:
+    """Everything serving must do as this stage did; ``files`` is filled in when the adapter is saved."""
+    if config.stage == "base":
+        raise ValueError("a base has no manifest")
+    names = tuple(sorted(config.templates))
+    return AdapterManifest(
+        name=words.name,
+        description=words.description,
+        base_model=base_identity(base, words.base_name),
+        conversation=conversation(config),
+        answer=Answer(
+            templates=names,
+            default_template=config.default_template,
+            templates_sha256=templates_sha256(names, VOCABULARY, config.score),
+        ),
+        score=config.score,
+        image=config.image.model_copy(update={"image_decoder": IMAGE_DECODER}),
+        training=Training(
+            stage=config.stage,
+            vision=config.vision,
+            fingerprint=fingerprint(config, images),
+            synthetic=words.synthetic,
+        ),
+        evaluation=tuple(evaluation),
+        files={},
+    )
+
+
+def fingerprint(config: StageConfig, images: Sequence[LabelledImage]) -> str:
+    """sha256 of the configuration, seed included, and of every image's pixels and labels."""
+    digest = hashlib.sha256(json.dumps(config.model_dump(mode="json"), sort_keys=True).encode())
+    for image in images:
+        digest.update(image.pixels.tobytes())
+        digest.update(image.annotation.model_dump_json().encode())
+    return digest.hexdigest()
