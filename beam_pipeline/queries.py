@@ -7,6 +7,8 @@ image that has a failure and a score has been scored.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 
 from beam_pipeline.storage import join, list_files
@@ -80,9 +82,32 @@ def answer(output: str, sql: str) -> str:
     connection = duckdb.connect()
     try:
         connection.execute(ddl(output))
-        return str(connection.sql(sql))
+        connection.execute(sql)
+        names = [column[0] for column in connection.description or ()]
+        return _table(names, connection.fetchall())
     except duckdb.Error as error:
         raise ConfigurationError(f"DuckDB: {error}") from error
+
+
+def _table(names: list[str], rows: list[tuple[Any, ...]]) -> str:
+    """All rows, aligned; numbers to the right."""
+    texts = [names, *([_cell(value) for value in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    right = [any(isinstance(row[index], (int, float)) for row in rows) for index in range(len(names))]
+    lines = []
+    for cells in [*texts[:1], ["-" * width for width in widths], *texts[1:]]:
+        aligned = [
+            cell.rjust(width) if number else cell.ljust(width)
+            for cell, width, number in zip(cells, widths, right, strict=True)
+        ]
+        lines.append("  ".join(aligned).rstrip())
+    return "\n".join([*lines, f"({len(rows):,} rows)"])
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def type_of(kind: pa.DataType, dialect: str) -> str:
