@@ -5,7 +5,8 @@
     manifest.json                 schemas.manifest.AdapterManifest; its sha256 is the adapter's revision
 
 The manifest holds the hashes of the other files. The seal, in the weights' header, holds a digest of every
-field of the manifest as training wrote it: a field changed afterwards is found, and named. Nothing here
+field of the manifest as training wrote it: a field changed afterwards is found, and named. That
+guards against accident, not forgery: who can rewrite all files can seal them again. Nothing here
 needs torch but ``save_adapter``; ``model.lora`` reads and merges the weights.
 """
 
@@ -110,7 +111,9 @@ def _write(
 ) -> AdapterManifest:
     from safetensors.torch import save_file
 
-    seal = json.dumps(manifest.field_digests(), sort_keys=True)
+    # As a reader will see it: with every field given.
+    written = AdapterManifest.model_validate_json(manifest.to_bytes())
+    seal = json.dumps(written.field_digests(), sort_keys=True)
     tensors = {name: tensor.contiguous().clone() for name, tensor in sorted(state.items())}
     save_file(tensors, folder / WEIGHTS_NAME, metadata={"format": "pt", SEAL_FIELD: seal})
     sort_metadata(folder / WEIGHTS_NAME)
@@ -196,6 +199,9 @@ def _file_problems(directory: Path, manifest: AdapterManifest) -> list[str]:
         if name not in manifest.files:
             problems.append(f"files.{name}: the manifest holds no hash of it")
     for name, digest in sorted(manifest.files.items()):
+        if "\x00" in name:
+            problems.append(f"files.{name!r}: is no name of a file")
+            continue
         path = directory / name
         if Path(name).is_absolute() or ".." in Path(name).parts or not path.resolve().is_relative_to(root):
             # Also a link that leads out: of a hub cache, copy the files it points to.

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model.tensor_files import current_name, read_header
+from model.tensor_files import current_name, first_values, read_header
 from schemas.errors import ConfigurationError
 from schemas.manifest import BaseModelIdentity
 
@@ -104,7 +104,7 @@ def _from_hub(name: str) -> Path:
 
 
 def base_identity(path: Path, name: str) -> BaseModelIdentity:
-    """Say which base model a directory holds, from its small files and its tensors' headers.
+    """Say which base model a directory holds, from its small files, tensor headers and first values.
 
     The same weights give the same hashes whichever release of transformers saved them, in whichever
     number format, in however many files.
@@ -122,7 +122,7 @@ def base_identity(path: Path, name: str) -> BaseModelIdentity:
         name=name,
         config_sha256=_sha256(architecture(_read_json(path / "config.json"))),
         tokenizer_sha256=hashlib.sha256(tokenizer).hexdigest(),
-        tensors_sha256=_sha256([[tensor, list(shape)] for tensor, shape in tensors]),
+        tensors_sha256=_sha256([[tensor, list(shape), values] for tensor, (shape, values) in tensors]),
     )
 
 
@@ -160,17 +160,29 @@ def _rope(text: Mapping[str, Any]) -> dict[str, Any]:
     return {**rope, "rope_type": "default" if kind == "mrope" else kind, "rope_theta": float(theta)}
 
 
-def _tensors(path: Path) -> dict[str, tuple[int, ...]]:
+def _tensors(path: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape and first values of every tensor, by current name."""
     index = path / "model.safetensors.index.json"
-    shards = _read_json(index).get("weight_map", {}).values() if index.exists() else ["model.safetensors"]
-    stored: dict[str, tuple[int, ...]] = {}
-    for name in sorted(set(shards)):
-        stored |= read_header(path / name).shapes
+    shards = _shards(index) if index.exists() else ["model.safetensors"]
+    stored: dict[str, tuple[tuple[int, ...], str]] = {}
+    for shard in shards:
+        shapes, values = read_header(path / shard).shapes, first_values(path / shard)
+        stored |= {name: (shapes[name], values[name]) for name in shapes}
     # A tied output head is stored by some releases and left out by others.
     tied = architecture(_read_json(path / "config.json"))["tie_word_embeddings"]
     return {
-        current_name(name): shape for name, shape in stored.items() if not (tied and name == "lm_head.weight")
+        current_name(name): said for name, said in stored.items() if not (tied and name == "lm_head.weight")
     }
+
+
+def _shards(index: Path) -> list[str]:
+    weight_map = _read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise ConfigurationError(f"base model: {index} has no weight_map")
+    shards = sorted({str(name) for name in weight_map.values()})
+    if any(Path(name).name != name for name in shards):
+        raise ConfigurationError(f"base model: {index} names files outside its directory")
+    return shards
 
 
 def _read(path: Path) -> bytes:
@@ -209,6 +221,11 @@ def load_base(path: Path, device: torch.device, dtype: torch.dtype) -> Qwen2VLFo
     """
     from transformers import Qwen2VLForConditionalGeneration
 
+    if (path / "adapter_config.json").exists():
+        # transformers would load it on top, unasked.
+        raise ConfigurationError(
+            f"base model: {path} holds an adapter (adapter_config.json); name a plain base"
+        )
     try:
         model, report = Qwen2VLForConditionalGeneration.from_pretrained(
             path,

@@ -209,10 +209,10 @@ class MergedAdapter:
         """Put the base back.
 
         Raises:
-            RuntimeError: It was put back before.
+            RuntimeError: It was put back before, or was not kept.
         """
         if not self._originals:
-            raise RuntimeError("the base was restored already")
+            raise RuntimeError("the base was restored already, or not kept")
         parameters = dict(self._model.named_parameters())
         for name, tensor in self._originals.items():
             parameters[name].copy_(tensor)
@@ -221,15 +221,16 @@ class MergedAdapter:
 
 
 @torch.no_grad()
-def merge_adapter(model: nn.Module, weights: LoraWeights) -> MergedAdapter:
+def merge_adapter(model: nn.Module, weights: LoraWeights, *, keep_base: bool = True) -> MergedAdapter:
     """Merge an adapter into a base model, in place: W + scale · B·A in float32, rounded once.
 
     Args:
         model: The base that the adapter was trained on, in any number format, on any device.
         weights: From ``load_adapter_weights``.
+        keep_base: Keep a copy of the changed tensors in host memory, so that the base can be restored.
 
     Returns:
-        The way back; it keeps a copy of the changed tensors in host memory.
+        The way back, where the base was kept.
 
     Raises:
         ManifestMismatchError: The adapter does not fit the model; nothing was changed. With every reason.
@@ -245,11 +246,13 @@ def merge_adapter(model: nn.Module, weights: LoraWeights) -> MergedAdapter:
     for module, pair in weights.pairs.items():
         name = f"{module}.weight"
         parameter = parameters[name]
-        originals[name] = parameter.detach().to("cpu", copy=True)
+        if keep_base:
+            originals[name] = parameter.detach().to("cpu", copy=True)
         down, up = (side.to(parameter.device, torch.float32) for side in (pair.down, pair.up))
         parameter.copy_(torch.addmm(parameter.float(), up, down, alpha=weights.rule.scale))
     for name, tensor in weights.replaced.items():
-        originals[name] = parameters[name].detach().to("cpu", copy=True)
+        if keep_base:
+            originals[name] = parameters[name].detach().to("cpu", copy=True)
         parameters[name].copy_(tensor)
     setattr(model, _MERGED_FLAG, True)
     return MergedAdapter(model, originals)

@@ -10,9 +10,12 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from schemas.errors import ConfigurationError
 
 _MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+_SAMPLED_VALUES = 32
 
 _OLD_PREFIXES = (
     ("visual.", "model.visual."),
@@ -52,6 +55,47 @@ def read_header(path: Path) -> TensorHeader:
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConfigurationError(f"{path}: not a readable safetensors file ({error})") from error
     return TensorHeader(shapes=shapes, metadata=metadata)
+
+
+def first_values(path: Path) -> dict[str, str]:
+    """Read the first values of every tensor, rounded to bfloat16: what tells two trainings apart.
+
+    Headers alone cannot: a base and its instruction-tuned sister have the same names and shapes.
+
+    Returns:
+        Tensor name → hex of up to 32 bfloat16 numbers. The same whether stored as float32 or bfloat16;
+        numbers of other formats are taken as the bytes they are.
+
+    Raises:
+        ConfigurationError: The file cannot be read, or is no safetensors file.
+    """
+    found = {}
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            content = json.loads(file.read(length))
+            content.pop("__metadata__", None)
+            for name, entry in content.items():
+                start, end = entry["data_offsets"]
+                file.seek(8 + length + start)
+                found[name] = _as_bfloat16(file.read(min(end - start, 4 * _SAMPLED_VALUES)), entry["dtype"])
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ConfigurationError(f"{path}: not a readable safetensors file ({error})") from error
+    return found
+
+
+def _as_bfloat16(raw: bytes, dtype: str) -> str:
+    if dtype == "BF16":
+        return raw[: 2 * _SAMPLED_VALUES].hex()
+    if dtype == "F16":
+        values = np.frombuffer(raw[: 2 * _SAMPLED_VALUES], "<f2").astype("<f4").view("<u4")
+    elif dtype == "F32":
+        values = np.frombuffer(raw, "<u4")
+    else:
+        return raw.hex()
+    # Round to nearest, ties to even, as torch does.
+    rounded = (values + 0x7FFF + ((values >> 16) & 1)) >> 16
+    return rounded.astype("<u2").tobytes().hex()
 
 
 def sort_metadata(path: Path) -> None:

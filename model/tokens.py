@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 
 from tokenizers import Tokenizer
 
@@ -28,7 +27,7 @@ class TextEncoder:
         tokenizer: As read from ``tokenizer.json``; a private copy is made.
 
     Raises:
-        ConfigurationError: A special token of Qwen2-VL is missing.
+        ConfigurationError: A special token of Qwen2-VL is missing, or not marked as special.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -39,11 +38,10 @@ class TextEncoder:
         missing = [name for name in SPECIALS if self._tokenizer.token_to_id(name) is None]
         if missing:
             raise ConfigurationError(f"the tokenizer lacks Qwen2-VL's special tokens {missing}")
-
-    @classmethod
-    def from_file(cls, path: str | Path) -> TextEncoder:
-        """Read ``tokenizer.json``."""
-        return cls(Tokenizer.from_file(str(path)))
+        parsed = [name for name in SPECIALS if self.encode(name) == (self.special(name),)]
+        if parsed:
+            # Marked as ordinary in tokenizer.json, they would be read out of users' text.
+            raise ConfigurationError(f"the tokenizer must mark {parsed} as special")
 
     @property
     def vocab_size(self) -> int:

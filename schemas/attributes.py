@@ -18,6 +18,9 @@ Kind = Literal["integer", "text", "choice"]
 INTEGER_LOW, INTEGER_HIGH = 1, 10
 """Range of an integer attribute, both ends included; higher is better."""
 
+_ONE_LINE = r"^\S([^\r\n]*\S)?$"
+"""A label or title is one line without blanks around it: templates add those."""
+
 
 class Label(BaseModel):
     """One value of a choice attribute.
@@ -30,7 +33,7 @@ class Label(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    text: str = Field(min_length=1)
+    text: str = Field(pattern=_ONE_LINE)
     code: int = Field(ge=1, le=10)
     ours: bool = True
 
@@ -50,7 +53,7 @@ class Attribute(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
-    title: str
+    title: str = Field(pattern=_ONE_LINE)
     level: Level
     kind: Kind
     description: str

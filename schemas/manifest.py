@@ -36,7 +36,7 @@ class BaseModelIdentity(_Part):
         name: Hub name or path as trained; for people. The hashes decide.
         config_sha256: Of the architecture fields of ``config.json``.
         tokenizer_sha256: Of ``tokenizer.json``.
-        tensors_sha256: Of names, dtypes-free shapes of all tensors (safetensors headers).
+        tensors_sha256: Of name, shape and first values of every tensor, whatever the number format.
     """
 
     name: str
@@ -194,11 +194,11 @@ class AdapterManifest(_Part):
 
     @model_validator(mode="after")
     def _columns_fit(self) -> AdapterManifest:
-        ours = [(a.name, a.kind) for a in VOCABULARY.attributes]
-        theirs = [(a.name, a.kind) for a in self.vocabulary.attributes]
+        ours = [(a.name, a.kind, a.level) for a in VOCABULARY.attributes]
+        theirs = [(a.name, a.kind, a.level) for a in self.vocabulary.attributes]
         if ours != theirs:
             raise ValueError(
-                "vocabulary: names, kinds and order are the columns of the Parquet contract; "
+                "vocabulary: names, kinds, levels and order are the columns of the Parquet contract; "
                 "only titles and labels may differ"
             )
         if self.composite is not None:
@@ -213,8 +213,11 @@ class AdapterManifest(_Part):
         return (text + "\n").encode()
 
     def field_digests(self) -> dict[str, str]:
-        """sha256 of every field but ``files``, by dotted name, for the seal in the weights' header."""
-        content = self.model_dump(mode="json", exclude={"files"})
+        """sha256 of every field that was given, but ``files``, by dotted name, for the seal.
+
+        Defaults do not count: a field that a later version adds leaves older adapters' seals whole.
+        """
+        content = self.model_dump(mode="json", exclude={"files"}, exclude_unset=True)
         return {name: _digest(value) for name, value in _leaf_fields(content, "")}
 
 

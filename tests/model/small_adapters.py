@@ -43,7 +43,9 @@ def manifest(vision: str = "lora", **changes) -> AdapterManifest:
         "evaluation": (EvaluationResult(dataset="d", target="mos", n=3, srcc=0.5),),
         "files": {},
     }
-    return AdapterManifest(**{**fields, **changes})
+    made = AdapterManifest(**{**fields, **changes})
+    # As a reader sees it: with every field given.
+    return AdapterManifest.model_validate_json(made.to_bytes())
 
 
 def config(vision: str = "lora", **changes) -> LoraConfig:

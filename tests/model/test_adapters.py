@@ -284,3 +284,18 @@ def test_reading_and_verifying_need_no_torch(saved):
         "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'peft', 'safetensors')))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_field_that_a_later_version_adds_leaves_older_adapters_whole(adapter, monkeypatch):
+    from pydantic import create_model
+
+    import model.adapters
+    from schemas.manifest import AdapterManifest
+
+    later = create_model("Later", __base__=AdapterManifest, epochs=(int, 0))
+    monkeypatch.setattr(model.adapters, "AdapterManifest", later)
+    read, _ = read_manifest(adapter)
+    assert read.epochs == 0
+    assert verify_adapter(adapter, read, BASE) == []
+    edit(adapter / "manifest.json", lambda content: content.update(epochs=3))
+    assert [p for p in problems(adapter) if p.startswith("epochs")]

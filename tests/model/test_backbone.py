@@ -265,3 +265,25 @@ def test_the_tokeniser_loads_or_says_why_not(copy):
     (copy / "tokenizer.json").write_text("{}")
     with pytest.raises(ConfigurationError, match="damaged"):
         load_tokenizer(copy)
+
+
+def test_two_trainings_of_one_architecture_are_two_bases_in_any_number_format(tmp_path):
+    from tests.model.artefact import write_base
+
+    one = write_base(tmp_path / "one", seed=0)
+    write_base(tmp_path / "other", seed=1)
+    one.bfloat16().save_pretrained(tmp_path / "half")
+    (tmp_path / "half" / "tokenizer.json").write_bytes((tmp_path / "one" / "tokenizer.json").read_bytes())
+    first, second, half = (base_identity(tmp_path / name, "x") for name in ("one", "other", "half"))
+    assert first.config_sha256 == second.config_sha256
+    assert first.tensors_sha256 != second.tensors_sha256
+    assert first == half
+
+
+def test_a_base_directory_with_an_adapter_in_it_is_refused(tmp_path):
+    from tests.model.artefact import write_base
+
+    write_base(tmp_path)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ConfigurationError, match="holds an adapter"):
+        load_base(tmp_path, torch.device("cpu"), torch.float32)
