@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,6 +61,11 @@ def _parser() -> argparse.ArgumentParser:
         "nothing (default: %(default)s)",
     )
     demo.add_argument(
+        "--replace",
+        action="store_true",
+        help="replace the model that an earlier run left in the output folder",
+    )
+    demo.add_argument(
         "--threads", type=int, default=2, metavar="N", help="CPU threads (default: %(default)s)"
     )
     return parser
@@ -75,10 +81,14 @@ def _demo(options: argparse.Namespace) -> int:
         problems.append(f"--output: {options.output} is no folder")
     if problems:
         raise ConfigurationError(problems)
-    # Imported here: --help and a wrong option must not wait for torch.
+    # Threads that spin while they wait halve the speed on a computer that does anything else. Read when torch
+    # is imported, which is here: --help and a wrong option must not wait for it.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from training.demo.run import DemoSettings, train_demo
 
-    settings = DemoSettings(options.output, options.photos_cache, options.effort, options.threads)
+    settings = DemoSettings(
+        options.output, options.photos_cache, options.effort, options.threads, options.replace
+    )
     print(train_demo(settings))
     return 0
 

@@ -55,9 +55,10 @@ class StageConfig(_Part):
         score: Native range of the labels' ``mos``, and how the score is written.
         steps: Optimiser steps.
         batch_size: Conversations per step.
+        optimiser: ``adamw``, or ``muon`` for weight matrices with AdamW for the rest (from scratch only).
         learning_rate: Highest learning rate; cosine schedule down to zero.
         warmup_ratio: Share of the steps in which the learning rate rises.
-        weight_decay: Of AdamW, on weight matrices.
+        weight_decay: On weight matrices.
         max_grad_norm: Gradients are scaled down to this norm.
         forced_token_weight: Loss weight of answer tokens that serving forces; values decided weigh 1.
         seed: Of initialisation, order, templates and dropout.
@@ -76,6 +77,7 @@ class StageConfig(_Part):
     score: ScoreScale = ScoreScale()
     steps: int = Field(ge=1)
     batch_size: int = Field(default=16, ge=1)
+    optimiser: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = Field(default=1e-4, gt=0)
     warmup_ratio: float = Field(default=0.1, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0)

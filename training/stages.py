@@ -19,6 +19,7 @@ from transformers import Qwen2VLForConditionalGeneration
 
 from model.backbone import base_identity, load_base, load_tokenizer
 from model.conversation import chatml_sha256
+from model.fast_paths import use_fast_paths
 from model.images import IMAGE_DECODER
 from model.templates import answer_templates, templates_sha256
 from model.tokens import IMAGE_PAD, TextEncoder
@@ -74,6 +75,7 @@ def train_stage(
     # Weights are drawn (LoRA) and inputs dropped (dropout) from torch's own generator.
     torch.manual_seed(config.seed)
     model = load_base(base, torch.device("cpu"), torch.float32)
+    use_fast_paths(model)
     trained: Qwen2VLForConditionalGeneration | PeftModel = model
     if config.trainable == "all":
         model.requires_grad_(True)

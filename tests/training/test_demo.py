@@ -96,7 +96,9 @@ def test_leftovers_are_refused_before_anything_is_done(tmp_path: Path) -> None:
 def test_the_whole_demo_at_toy_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "load", lambda split, cache: _photographs(seed=10 * (split == "test")))
     monkeypatch.setattr(run, "_FEWEST_PICTURES", 12)
-    card = train_demo(DemoSettings(tmp_path, tmp_path, 0.0001, 1))
+    (tmp_path / "base").mkdir()
+    card = train_demo(DemoSettings(tmp_path, tmp_path, 0.0001, 1, replace=True))
+    assert not list(tmp_path.glob(".unfinished*"))
     assert "does\n**not** know human taste" in card
     assert (tmp_path / "CARD.md").read_text(encoding="utf-8") == card
     for folder, stage in (("stage1", "stage1"), ("adapter", "stage2")):
