@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.adapters import read_manifest, verify_adapter
-from model.backbone import base_identity, resolve_base
+from model.backbone import base_identity, load_tokenizer, resolve_base
+from model.compiling import compile_template
 from model.conversation import chatml_sha256
 from model.images import IMAGE_DECODER
-from model.templates import answer_templates, templates_sha256
+from model.templates import answer_template, answer_templates, templates_sha256
+from model.tokens import IM_END, TextEncoder
 from schemas.errors import ConfigurationError, ManifestMismatchError
 from schemas.manifest import AdapterManifest
 
@@ -58,11 +60,27 @@ def checked_manifest(directory: Path, template: str | None, base_model: str | No
         problems.append(
             f"template {template!r}: {manifest.name} was trained on {', '.join(manifest.answer.templates)}"
         )
+    if base_path is not None and not mismatches:
+        problems += _template_problems(manifest, template, base_path)
     if mismatches:
         raise ManifestMismatchError([*mismatches, *problems])
     if problems or base_path is None:
         raise ConfigurationError(problems)
     return CheckedAdapter(manifest, revision, base_path)
+
+
+def _template_problems(manifest: AdapterManifest, template: str | None, base_path: Path) -> list[str]:
+    """Compile the template here, rather than find out on every worker that it cannot be."""
+    name = template or manifest.answer.default_template
+    if name not in manifest.answer.templates:
+        return []  # said already
+    try:
+        encoder = TextEncoder(load_tokenizer(base_path))
+        shape = answer_template(name, manifest.vocabulary, manifest.score)
+        compile_template(shape, encoder, encoder.special(IM_END), manifest.answer.tokenisation)
+    except ConfigurationError as error:
+        return list(error.reasons)
+    return []
 
 
 def _own_pins(manifest: AdapterManifest) -> dict[str, object]:

@@ -127,14 +127,14 @@ def compile_segments(template: AnswerTemplate, encoder: Encoder, im_end: int) ->
             forced += common
         else:
             slot = _other_slot(part, encoder, follow, text)
-        steps.append(_step(template, forced, slot))
+        steps.append(_step(template, forced, slot, first=not steps))
         forced = ()
     return SlotProgram(template.name, tuple(steps), (*forced, im_end))
 
 
-def _step(template: AnswerTemplate, forced: tuple[int, ...], slot: Slot) -> Step:
+def _step(template: AnswerTemplate, forced: tuple[int, ...], slot: Slot, *, first: bool) -> Step:
     # A free text may open an answer: then the closing of the question is what precedes it.
-    if not forced and not isinstance(slot, FreeTextSlot):
+    if not forced and not (first and isinstance(slot, FreeTextSlot)):
         raise TemplateError(f"{template.name}: no forced text before slot {slot.name!r}")
     return Step(forced, slot)
 
@@ -151,6 +151,12 @@ def _other_slot(part: Decimal | FreeText, encoder: Encoder, follow: int, separat
     if isinstance(part, Decimal):
         digit_ids = tuple(_single(encoder, digit) for digit in DIGITS)
         return DecimalSlot(part.name, part.digits, part.trimmed, digit_ids, _single(encoder, "."), follow)
+    if separator and not separator.startswith("\n"):
+        # Stopping at the first token that begins ", 1.2" would cut every reason at its first comma, and the
+        # score would silently rest on half a reason. A line break is in no free text of ours.
+        raise TemplateError(
+            f"{part.name!r}: free text must be ended by a line break, not by {separator[:12]!r}"
+        )
     stops = stopping_tokens(encoder.token_texts, separator) | {follow}
     return FreeTextSlot(part.name, part.max_tokens, stops, encoder.special_ids - stops)
 
@@ -163,12 +169,17 @@ def _single(encoder: Encoder, text: str) -> int:
 
 
 def stopping_tokens(token_texts: Sequence[str], separator: str) -> frozenset[int]:
-    """Tokens that begin a separator: some end of the token is a beginning of it, or the reverse."""
+    """Tokens that begin a separator: some end of the token is a beginning of it, or the reverse.
+
+    What such a token holds before the separator (the stop in ".⏎") is not kept.
+    """
     if not separator:
         return frozenset()
     heads = {separator[:length] for length in range(1, len(separator) + 1)}
     found = set()
     for index, text in enumerate(token_texts):
+        if separator[0] not in text:
+            continue
         starts = (text[start:] for start in range(len(text)))
         if any(tail in heads or tail.startswith(separator) for tail in starts):
             found.add(index)
@@ -204,7 +215,8 @@ def compile_whole_text(template: AnswerTemplate, encoder: Encoder, im_end: int) 
             raise TemplateError(f"{template.name}: nothing stands between {part.name!r} and the next slot")
         found, forced = _compile_stretch(template, stretch, encoder, im_end)
         follow = encoder.encode(after.text)[0] if after.text else im_end
-        steps += [*found, _step(template, forced, _other_slot(part, encoder, follow, after.text))]
+        free = _other_slot(part, encoder, follow, after.text)
+        steps += [*found, _step(template, forced, free, first=not steps and not found)]
         stretch = []
     found, forced = _compile_stretch(template, stretch, encoder, im_end)
     return SlotProgram(template.name, (*steps, *found), (*forced, im_end))
@@ -237,7 +249,7 @@ def _compile_stretch(
         else:
             slot = _other_slot(part, encoder, follow, "")
             _check_decimal(template, slot, texts[index], middles)
-        steps.append(_step(template, canonical[end:head], slot))
+        steps.append(_step(template, canonical[end:head], slot, first=False))
         end = len(canonical) - tail
     _check_together(template, parts, texts, SlotProgram("", tuple(steps), canonical[end:]), encoder)
     return steps, canonical[end:]

@@ -9,8 +9,9 @@ computed once), the image, and a *tail* (context, if any, and the opening of the
     <|vision_end|>{context}<|im_end|>⏎<|im_start|>assistant⏎                               tail
     {answer}<|im_end|>                                                                     slot program
 
-With the instruction after the image, as published, it stands right after ``<|vision_end|>``. Pieces of
-text between special tokens are tokenised one by one, which for ChatML is what tokenising the whole gives.
+With the instruction after the image, as published, it stands right after ``<|vision_end|>``. Text between
+two special tokens is tokenised by itself, as any tokeniser of whole strings would; only a context is a piece
+of its own in our adapters (``segments``), and tokenised with the sentence around it for others.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from model.slots import FreeTextSlot, SlotProgram, slot_tokens
 from model.templates import PROSE, SCORE, AnswerTemplate, FreeText
 from model.tokens import IM_END, IM_START, IMAGE_PAD, VISION_END, VISION_START, TextEncoder
 from schemas.annotations import Annotation
-from schemas.manifest import Conversation, Placement, ScoreScale
+from schemas.manifest import Conversation, Placement, ScoreScale, Tokenisation
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,12 @@ def build_prompt(template: AnswerTemplate, conversation: Conversation, encoder: 
     return Prompt(prefix, middle, closing)
 
 
-def encode_context(context: str | None, conversation: Conversation, encoder: TextEncoder) -> ContextIds:
+def encode_context(
+    context: str | None,
+    conversation: Conversation,
+    encoder: TextEncoder,
+    tokenisation: Tokenisation = "segments",
+) -> ContextIds:
     """Make a context harmless and fit: white space normalised, specials as plain text, cut to its cap.
 
     Returns:
@@ -100,7 +106,11 @@ def encode_context(context: str | None, conversation: Conversation, encoder: Tex
         return ContextIds()
     before, after = conversation.context_template.split("{context}")
     ids = encoder.encode(words)[: conversation.context_max_tokens]
-    return ContextIds((*encoder.encode(before), *ids, *encoder.encode(after)), encoder.decode(ids))
+    # A character cut in half at the cap leaves its replacement behind; nobody gave that.
+    used = encoder.decode(ids).rstrip("\ufffd")
+    if tokenisation == "whole_text":
+        return ContextIds(encoder.encode(before + used + after), used)
+    return ContextIds((*encoder.encode(before), *ids, *encoder.encode(after)), used)
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,8 @@ class Decisions:
 
     Attributes:
         slots: Decisions by step.
-        format_mass: (batch,) smallest unrestricted probability of the allowed set over a row's decisions.
+        format_mass: (batch,) smallest unrestricted probability of the allowed set over the nodes where a
+            row's choices and digits were decided. Forced tokens, single ways on and free text do not count.
     """
 
     slots: tuple[Decision, ...]
@@ -108,16 +109,13 @@ class SlotDecoder:
         self._merge = int(model.config.vision_config.spatial_merge_size)
         self._prefix: SlotCache | None = None
 
-    def forget_prefix(self) -> None:
-        """Drop the shared prefix, as must be done when the model's weights change."""
-        self._prefix = None
-
     @torch.inference_mode()
     def decode(self, images: ImageBatch) -> Decisions:
         """Answer for every image of a micro-batch.
 
         Returns:
-            Decisions on the model's device; nothing here waits for the device except free text.
+            Decisions on the model's device. Only free text waits for the device at every token; otherwise
+            the batch's layout is copied to it once, and transformers' vision tower asks it for lengths.
         """
         image_embeds = self._embed_images(images)
         rows, ragged = self._start(images, image_embeds)
@@ -244,13 +242,20 @@ class SlotDecoder:
     def _decide_trie(
         self, rows: _Rows, layout: StepLayout, logits: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Decide a trie greedily; returns (batch,) values and (batch, values) log-probabilities."""
+        """Decide a trie greedily, as the model would write: the best token at every branching node.
+
+        The value with the highest product may be another where nodes nest ("slightly" .55, split evenly,
+        against "overexposed" .44); the answer then goes on from what would have been written.
+
+        Returns:
+            (batch,) values and (batch, values) log-probabilities.
+        """
         total = logits.logsumexp(2)
+        edges = logits[:, layout.edge_branch, layout.edge_token]
         log_edges, best, masses = [], [], []
-        for index, branch in enumerate(layout.branches):
-            chosen = logits[:, index, list(branch.tokens)]
+        for index, chosen in enumerate(torch.split(edges, layout.branch_sizes, dim=1)):
             log_edges.append(chosen.log_softmax(1))
-            best.append(torch.nn.functional.one_hot(chosen.argmax(1), len(branch.tokens)))
+            best.append(torch.nn.functional.one_hot(chosen.argmax(1), chosen.shape[1]))
             masses.append((chosen.logsumexp(1) - total[:, index]).exp())
         log_probabilities = torch.cat(log_edges, dim=1) @ layout.edge_table.T
         taken = torch.cat(best, dim=1).float() @ layout.edge_table.T

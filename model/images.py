@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+import threading
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +32,9 @@ REDUCED_MARGIN = 2
 """A JPEG decoded at reduced scale keeps at least this many times the final size, per side."""
 
 _MAX_ASPECT_RATIO = 200  # Qwen2-VL's own limit
+_LARGE_PIXELS = 32_000_000
+_ONE_LARGE_AT_A_TIME = threading.Lock()
+"""Decoding takes up to 20 bytes a pixel: eight threads with a 200-megapixel PNG each would need 32 GB."""
 _NEAREST_PIXELS = 262_144  # of the published adapters' first resize, px
 
 _TURN = {
@@ -174,7 +179,9 @@ def decode_image(data: bytes, facts: ImageFacts, rule: ImageRule) -> NDArray[np.
     swaps = turn in _SWAPS_SIDES
     # Resized as stored, then turned: turning the small picture is cheaper.
     size = (target_height, target_width) if swaps else (target_width, target_height)
-    with decoding(image_format(data)):
+    kind = image_format(data)
+    large = kind != "JPEG" and width * height > _LARGE_PIXELS
+    with decoding(kind), _ONE_LARGE_AT_A_TIME if large else nullcontext():
         image = _resized(data, size, rule)
         if turn in _TURN:
             image = image.transpose(_TURN[turn])

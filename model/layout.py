@@ -10,21 +10,11 @@ as they are, the others are masked out for good.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 
 from model.compiling import build_trie
 from model.slots import ChoiceSlot, DecimalSlot, FreeTextSlot, Slot, Trie
-
-
-@dataclass(frozen=True)
-class Branch:
-    """One branching node: the pass's column whose logits decide it, and the tokens it may take."""
-
-    column: int
-    tokens: tuple[int, ...]
 
 
 class StepLayout:
@@ -47,7 +37,9 @@ class StepLayout:
         self.tokens = self._long([*forced, *[trie.token[node] for node in nodes]] if trie else forced)
         self.offsets = self._long([*range(len(forced)), *_depths(trie, nodes, len(forced))])
         self.within = torch.tensor(_within(trie, nodes, len(forced)), device=device)
-        self.branches: tuple[Branch, ...] = ()
+        # Columns of the pass whose logits are needed: every branching node's, the root's first.
+        self.columns = self._long([len(forced) - 1])
+        self.branch_sizes: list[int] = []
         if trie is not None:
             self._tabulate(trie, cell_of)
 
@@ -56,13 +48,12 @@ class StepLayout:
 
     def _tabulate(self, trie: Trie, cell_of: dict[int, int]) -> None:
         count = self.forced_count
-        self.branches = tuple(
-            Branch(
-                count - 1 if node == 0 else count + cell_of[node], tuple(t for t, _ in trie.children[node])
-            )
-            for node in trie.branching
-        )
+        self.columns = self._long([count - 1 if n == 0 else count + cell_of[n] for n in trie.branching])
+        self.branch_sizes = [len(trie.children[node]) for node in trie.branching]
         edges = [(k, child) for k, node in enumerate(trie.branching) for _, child in trie.children[node]]
+        # (edges,): which branching node an edge leaves, and the token on it
+        self.edge_branch = self._long([branch for branch, _ in edges])
+        self.edge_token = self._long([trie.token[child] for _, child in edges])
         paths = [trie.path(value) for value in range(max(trie.leaf_value) + 1)]
         on_path = [[float(child in path) for _, child in edges] for path in paths]
         fed = [[node for node in path if node in cell_of] for path in paths]
@@ -73,10 +64,15 @@ class StepLayout:
         self.edge_table = torch.tensor(on_path, device=device)
         # (values, branches): which branching nodes lie on a value's path
         self.branch_table = torch.tensor(
-            [[any(hit and edges[e][0] == k for e, hit in enumerate(row)) for k in range(len(self.branches))]
-             for row in on_path],
+            [
+                [
+                    any(hit and edges[e][0] == k for e, hit in enumerate(row))
+                    for k in range(len(trie.branching))
+                ]
+                for row in on_path
+            ],
             device=device,
-        )  # fmt: skip
+        )
         # (values, cells): which cells stay when a value is decided
         self.cell_table = torch.tensor(
             [[node in path for node in cell_of] for path in fed], dtype=torch.bool, device=device
@@ -86,13 +82,6 @@ class StepLayout:
             [token for tail in tails for token in [*tail, *[0] * (width - len(tail))]]
         ).reshape(len(paths), width)
         self.tail_count = self._long([len(tail) for tail in tails])
-
-    @cached_property
-    def columns(self) -> torch.Tensor:
-        """Columns of the pass whose logits are needed, root first."""
-        if not self.branches:
-            return self._long([self.forced_count - 1])
-        return self._long([branch.column for branch in self.branches])
 
     @property
     def tail_width(self) -> int:

@@ -13,6 +13,7 @@ from model.slots import SlotProgram
 from model.templates import PROSE, SCORE
 from model.tokens import TextEncoder
 from schemas.attributes import Vocabulary
+from schemas.errors import InferenceError
 from schemas.manifest import AdapterManifest, ScoreScale
 from schemas.records import Prediction
 
@@ -67,7 +68,13 @@ class PredictionReader:
         Args:
             decisions: Of a batch; moved to the host here.
             contexts: What every row saw as context.
+
+        Raises:
+            InferenceError: A row holds a number that is not finite: broken weights, or too narrow a dtype.
         """
+        if not bool(_finite(decisions).all()):
+            bad = [row for row, fine in enumerate(_finite(decisions).tolist()) if not fine]
+            raise InferenceError(f"the model gave numbers that are not finite, for rows {bad} of the batch")
         rows: list[dict[str, Any]] = [
             {"format_mass": mass, "context_used": context}
             for mass, context in zip(decisions.format_mass.tolist(), contexts, strict=True)
@@ -102,6 +109,17 @@ class PredictionReader:
         known = {name: value for name, value in expected.items() if value is not None}
         # A template that does not ask for every weighted attribute has no composite score.
         return composite_score(known, weights) if len(known) == len(expected) else None
+
+
+def _finite(decisions: Decisions) -> torch.Tensor:
+    """(batch,) whether all of a row's numbers are finite."""
+    found = decisions.format_mass.isfinite()
+    for decision in decisions.slots:
+        if isinstance(decision, ChoiceDecision):
+            found = found & decision.probabilities.isfinite().all(1)
+        elif isinstance(decision, DecimalDecision):
+            found = found & decision.second.isfinite().all(2).all(1)
+    return found
 
 
 def _read_choice(

@@ -48,6 +48,10 @@ if TYPE_CHECKING:
 
 _CPU_TOKENS, _GPU_TOKENS = 2_048, 32_768
 _LIBRARY_MICRO_BATCH = 32
+_DECODERS = {
+    "digit_tree": "mean over the digit tree, with its standard deviation",
+    "greedy": "the number that greedy decoding writes; the standard deviation is the digit tree's",
+}
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -134,14 +138,11 @@ class Scorer:
         manifest = checked.manifest
         target = resolve_device(device)
         number_format = _resolve_dtype(dtype, target)
-        if target.type == "cpu":
-            # Denormals cost a tiny model most of its time; no score is affected above 1e-38.
-            torch.set_flush_denormal(True)
         model = load_base(checked.base_path, target, number_format)
-        merge_adapter(model, load_adapter_weights(directory))
+        merge_adapter(model, load_adapter_weights(directory), keep_base=False)
         use_fast_paths(model)
         provenance = Provenance(
-            base_model=manifest.base_model.name,
+            base_model=base_model or manifest.base_model.name,
             adapter=manifest.name,
             adapter_revision=checked.revision,
             template=template or manifest.answer.default_template,
@@ -166,7 +167,9 @@ class Scorer:
         """
         facts = inspect_image(data, self.limits)
         pixels = decode_image(data, facts, self.manifest.image)
-        return PreparedImage(pixels, facts, encode_context(context, self.manifest.conversation, self.encoder))
+        manifest = self.manifest
+        words = encode_context(context, manifest.conversation, self.encoder, manifest.answer.tokenisation)
+        return PreparedImage(pixels, facts, words)
 
     def predict(self, prepared: Sequence[PreparedImage]) -> list[Prediction]:
         """Score one micro-batch.
@@ -184,6 +187,8 @@ class Scorer:
         grids = tuple(grid_thw(*image.pixels.shape[:2])[1:] for image in prepared)
         images = ImageBatch(torch.cat(patches), grids, tuple(image.context.ids for image in prepared))
         with self._lock:
+            # Denormals cost a tiny model most of its time on a CPU. The setting is the calling thread's.
+            torch.set_flush_denormal(True)
             decisions = self.decoder.decode(images)
         return self._reader.read(decisions, [image.context_used for image in prepared])
 
@@ -202,7 +207,10 @@ class Scorer:
         Raises:
             FetchError, DecodeError: For the first photograph that cannot be read; it names it.
             ValueError: There are not as many contexts as photographs.
+            TypeError: One photograph instead of several.
         """
+        if isinstance(photographs, (str, bytes)):
+            raise TypeError("score takes several photographs: scorer.score([photograph])")
         sources = list(photographs)
         texts = [None] * len(sources) if contexts is None else list(contexts)
         if len(texts) != len(sources):
@@ -236,7 +244,7 @@ class Scorer:
         lines = [
             f"{self.provenance.adapter} ({self.provenance.adapter_revision[:12]}) "
             f"on {self.provenance.base_model}, {self.provenance.device}, {self.provenance.dtype}",
-            "score: [0, 10), higher is better; mean over the digit tree with its standard deviation",
+            f"score: [0, 10), higher is better; {_DECODERS[scale.decoder]}",
             f"score_native: {scale.native_low:g}–{scale.native_high:g}, linear in score",
             "attributes: <name> decided value, <name>_expected code (1 = worst), <name>_confidence",
         ]

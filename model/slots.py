@@ -109,11 +109,6 @@ class SlotProgram:
     steps: tuple[Step, ...]
     closing: tuple[int, ...]
 
-    @property
-    def has_free_text(self) -> bool:
-        """Whether some slot is free text."""
-        return any(isinstance(step.slot, FreeTextSlot) for step in self.steps)
-
     def slot(self, name: str) -> Slot:
         """The slot of a name; KeyError if there is none."""
         for step in self.steps:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
@@ -90,7 +90,7 @@ class AnswerTemplate:
 
     @property
     def has_free_text(self) -> bool:
-        """Whether some slot is free text, which costs one pass a token."""
+        """Whether some slot is free text, which costs one pass a token; never so by default."""
         return any(isinstance(part, FreeText) for part in self.parts)
 
 
@@ -202,12 +202,3 @@ def _distinct(templates: list[AnswerTemplate]) -> list[AnswerTemplate]:
     for template in templates:
         seen.setdefault((template.instruction, template.parts), template)
     return list(seen.values())
-
-
-def describe(templates: Mapping[str, AnswerTemplate]) -> str:
-    """List templates for people, one a line: name, stage, slots."""
-    lines = []
-    for name, template in sorted(templates.items()):
-        slots = ", ".join(slot.name for slot in template.slots)
-        lines.append(f"{name} (stage {template.stage}): {slots}")
-    return "\n".join(lines)

@@ -20,6 +20,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from schemas.errors import Stage
+from schemas.version import SCHEMA_VERSION
 
 Role = Literal["champion", "challenger"]
 
@@ -90,19 +91,22 @@ class ImageFacts:
 class Prediction:
     """What the model said about one image. Field names are column names.
 
-    For every attribute but the text: ``<name>`` the value decided, ``<name>_expected`` its expected
+    For every attribute but the text: ``<name>`` the value decided (as the model would write it: the best
+    token at every branch), ``<name>_expected`` its expected
     ordinal code, ``<name>_confidence`` the probability of the decided value. Confidences and
     ``score_std`` are conditional on the slots decided earlier in the answer (a lower bound of the
     uncertainty). Attributes that the template does not ask for are None.
 
     Attributes:
-        score: [0, 10), higher is better; chain-rule mean over the digit tree.
+        score: [0, 10), higher is better; chain-rule mean over the digit tree, or the greedy reading where
+            the adapter's decoder says so.
         score_std: Standard deviation of that distribution.
         score_greedy: The number the model would have written.
         score_native: ``score`` on the adapter's native scale.
         composite_score: Weighted attributes, where the manifest has weights.
         reasons: Free-text reasons, one a line, for templates that have them.
-        format_mass: Smallest unrestricted probability of the allowed set over the row's slots, (0, 1].
+        format_mass: Smallest unrestricted probability of the allowed set over the nodes where the row's
+            choices and digits were decided, (0, 1]; free text does not count.
         context_used: The context as the model saw it; None where it saw none.
     """
 
@@ -169,7 +173,7 @@ class Provenance:
     device: str
     dtype: str
     role: Role = "champion"
-    schema_version: int = 1
+    schema_version: int = SCHEMA_VERSION
 
 
 @dataclass(frozen=True, slots=True)

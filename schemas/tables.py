@@ -11,7 +11,6 @@ import pyarrow as pa
 
 from schemas.attributes import VOCABULARY, Attribute
 
-SCHEMA_VERSION = 1
 SCORES, FAILURES = "scores", "failures"
 KEY = ("image_uri", "image_generation", "adapter_revision")
 """One champion outcome per key, in the published view."""
@@ -105,7 +104,7 @@ SCORES_SCHEMA = pa.schema(
         _field(
             "score",
             pa.float32(),
-            "quality and aesthetics; mean over the digit tree; null without a score slot",
+            "quality and aesthetics, read as column decoder says; null without a score slot",
             range=_RANGE,
             direction=_BETTER,
         ),
@@ -148,7 +147,7 @@ SCORES_SCHEMA = pa.schema(
         _field(
             "format_mass",
             pa.float32(),
-            "smallest unrestricted probability of the allowed values over the row's slots",
+            "smallest probability, over all tokens, that the allowed values of a choice or digit had",
             range="0–1",
             direction="higher: the adapter fits the template",
         ),

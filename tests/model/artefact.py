@@ -51,7 +51,9 @@ def write_artefact(folder: Path, *, seed: int = 0, name: str = "tiny", **changes
     """Write a base and an adapter; ``changes`` replace fields of the manifest."""
     base = folder / "base"
     model = write_base(base, seed)
-    peft = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules=TARGETS))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        peft = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules=TARGETS))
     draw = torch.Generator().manual_seed(seed + 1)
     with torch.no_grad():
         for parameter_name, parameter in peft.named_parameters():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from typing import Any
 
 import pytest
 
@@ -199,6 +200,44 @@ def test_what_cannot_be_told_apart_is_refused() -> None:
         compile_whole_text(AnswerTemplate("t", 1, "?", free), encoder, 0)
 
 
+def test_free_text_must_be_ended_by_a_line_break() -> None:
+    """The authors' ", 1.2 Composition Score:" would cut every reason at its first comma."""
+    parts = (
+        Forced("Reason:"),
+        FreeText("composition_reason", 9),
+        Forced(", 1.2 Score:"),
+        Choice("a", (" x", " y")),
+    )
+    for compile_one in (compile_segments, compile_whole_text):
+        with pytest.raises(TemplateError, match="line break"):
+            compile_one(AnswerTemplate("authors", 2, "?", parts), small_encoder(), 0)
+
+
+@pytest.mark.parametrize("compile_one", [compile_segments, compile_whole_text])
+def test_a_slot_without_text_before_it_is_refused_but_prose_may_open_an_answer(compile_one: Any) -> None:
+    choice, words = Choice("a", ("x", "y")), FreeText("prose", 9)
+    for parts in ((choice, Forced("\n")), (Forced("A:"), choice, words, Forced("\n"))):
+        with pytest.raises(TemplateError):
+            compile_one(AnswerTemplate("t", 1, "?", parts), small_encoder(), 0)
+    assert compile_one(TEMPLATES["score_prose"], small_encoder(), 0).steps[0].forced == ()
+
+
+def test_a_context_for_a_whole_text_adapter_is_tokenised_with_its_sentence() -> None:
+    encoder = qwen_encoder()
+    conversation = Conversation(chatml_sha256="", context_template="Title: {context}")
+    whole = encode_context("two dogs", conversation, encoder, "whole_text")
+    assert whole.ids == encoder.encode("Title: two dogs")
+    pieces = encode_context("two dogs", conversation, encoder)
+    assert pieces.ids == encoder.encode("Title: ") + encoder.encode("two dogs")
+    assert pieces.text == whole.text == "two dogs"
+
+
+def test_a_character_cut_in_half_is_not_reported() -> None:
+    encoder = small_encoder()
+    conversation = Conversation(chatml_sha256="", context_template="{context}", context_max_tokens=4)
+    assert encode_context("a 木木木", conversation, encoder).text == "a"
+
+
 def test_ids_that_are_no_answer_are_refused() -> None:
     encoder = small_encoder()
     program = compile_segments(TEMPLATES["score_form"], encoder, 0)
@@ -247,6 +286,8 @@ def test_a_prompt_is_qwen2_vls_chatml(placement: str, encoder: TextEncoder) -> N
     assert encoder.decode(ids) == encoder.decode(pieces)
     specials = encoder.special_ids
     assert [i for i in ids if i in specials] == [i for i in pieces if i in specials]
+    end = ids.index(encoder.special("<|vision_start|>")) + 3
+    assert ids[:end] == pieces[:end]
     if placement == "before_image":
         assert encoder.encode(ask)[0] in prompt.prefix
 

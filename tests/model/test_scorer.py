@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -279,3 +280,53 @@ def test_micro_batches_hold_every_image_once_within_the_budget() -> None:
         assert len(batch) <= 3
         assert len(batch) == 1 or max(tokens[i] for i in batch) * len(batch) <= 130
     assert plan_micro_batches([], 10, 10) == []
+
+
+@pytest.mark.parametrize(
+    ("field", "changed"),
+    [
+        ("conversation.chatml_sha256", {"conversation": {"chatml_sha256": "0" * 64}}),
+        ("answer.templates_sha256", {"answer": {"templates_sha256": "0" * 64}}),
+        ("image.image_decoder", {"image": {"image_decoder": "another/9"}}),
+    ],
+)
+def test_an_adapter_made_by_other_wording_or_code_is_refused_by_the_field(
+    tmp_path: Path, artefact: Artefact, field: str, changed: dict[str, dict[str, str]]
+) -> None:
+    from model.adapters import read_manifest
+
+    good, _ = read_manifest(artefact.adapter)
+    ((part, values),) = changed.items()
+    made = write_artefact(tmp_path, **{part: getattr(good, part).model_copy(update=values)})
+    with pytest.raises(ManifestMismatchError, match=field):
+        Scorer.load(made.adapter)
+
+
+def test_rows_name_the_base_that_was_used(artefact: Artefact, tmp_path: Path) -> None:
+    copy = tmp_path / "copied"
+    shutil.copytree(artefact.base, copy)
+    assert Scorer.load(artefact.adapter, base_model=str(copy)).provenance.base_model == str(copy)
+
+
+def test_another_base_of_the_same_shape_is_refused(artefact: Artefact, tmp_path: Path) -> None:
+    from tests.model.artefact import write_base
+
+    write_base(tmp_path / "other", seed=9)
+    with pytest.raises(ManifestMismatchError, match=r"base_model\.tensors_sha256"):
+        Scorer.load(artefact.adapter, base_model=str(tmp_path / "other"))
+
+
+def test_limits_and_dtype_are_the_ones_that_were_asked_for(artefact: Artefact) -> None:
+    from model.images import ImageLimits
+    from schemas.errors import ImageLimitError
+
+    scorer = Scorer.load(artefact.adapter, dtype="bfloat16", limits=ImageLimits(max_decoded_pixels=1000))
+    assert scorer.provenance.dtype == "bfloat16"
+    assert scorer.decoder.model.lm_head.weight.dtype == torch.bfloat16
+    with pytest.raises(ImageLimitError):
+        scorer.prepare(PHOTOGRAPHS[1])
+
+
+def test_one_photograph_instead_of_several_is_said(scorer: Scorer) -> None:
+    with pytest.raises(TypeError, match="several"):
+        scorer.score("beach.jpg")

@@ -48,6 +48,26 @@ def leaf_types(record: type) -> dict[str, set[Any]]:
     return found
 
 
+@pytest.mark.parametrize(("outcome", "schema"), [(SCORE, SCORES_SCHEMA), (FAILURE, FAILURES_SCHEMA)])
+def test_only_what_a_record_may_lack_is_nullable(outcome: Any, schema: pa.Schema) -> None:
+    """``event_time`` is the one exception: a ref may lack it at first, a row never does."""
+    optional = optional_names(type(outcome))
+    assert {field.name for field in schema if field.nullable} == optional - {"event_time"}
+
+
+def optional_names(record: type) -> set[str]:
+    """Columns that the records may leave None."""
+    found: set[str] = set()
+    hints = typing.get_type_hints(record)
+    for field in fields(record):
+        kind = hints[field.name]
+        if kind in NESTED:
+            found |= optional_names(kind)
+        elif types.NoneType in typing.get_args(kind):
+            found.add(field.name)
+    return found - {"problem"}
+
+
 def python_type(kind: pa.DataType) -> type:
     if pa.types.is_dictionary(kind) or pa.types.is_string(kind):
         return str
