@@ -107,7 +107,7 @@ def encode_context(
     before, after = conversation.context_template.split("{context}")
     ids = encoder.encode(words)[: conversation.context_max_tokens]
     # A character cut in half at the cap leaves its replacement behind; nobody gave that.
-    used = encoder.decode(ids).rstrip("\ufffd")
+    used = encoder.decode(ids).rstrip("\ufffd").rstrip()
     if tokenisation == "whole_text":
         return ContextIds(encoder.encode(before + used + after), used)
     return ContextIds((*encoder.encode(before), *ids, *encoder.encode(after)), used)
