@@ -134,3 +134,9 @@ def test_columns_stand_in_the_published_order() -> None:
 def test_the_readmes_column_table_is_the_contract(schema: pa.Schema) -> None:
     readme = Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8")
     assert markdown_table(schema) in readme
+
+
+def test_the_readme_shows_the_query_that_the_command_runs() -> None:
+    from beam_pipeline.queries import ANALYST_QUERY
+
+    assert ANALYST_QUERY in Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8")
