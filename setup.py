@@ -9,11 +9,12 @@ from pathlib import Path
 
 from setuptools import setup
 
+VERSION = Path(__file__).parent / "schemas" / "version.py"
 TRAINING = ["scikit-learn>=1.4", "scipy>=1.11", "PyYAML>=6", "zstandard>=0.22", "accelerate>=1.0"]
 
 setup(
     name="realqa-beam",
-    version=re.search(r'"(.+)"', Path(__file__).with_name("schemas").joinpath("version.py").read_text())[1],
+    version=re.search(r'ENGINE_VERSION = "(.+)"', VERSION.read_text(encoding="utf-8"))[1],
     description="Score millions of user-made photographs: Qwen2-VL in Apache Beam, to Parquet",
     python_requires=">=3.11",
     packages=[
@@ -26,7 +27,7 @@ setup(
     ],
     install_requires=[
         "apache-beam>=2.70,<3",
-        "torch>=2.11,<2.14",
+        "torch>=2.13,<2.14",
         "transformers>=5.17,<6",
         "peft>=0.19,<1",
         "pyarrow>=18,<26",
