@@ -60,6 +60,8 @@ class StageConfig(_Part):
         warmup_ratio: Share of the steps in which the learning rate rises.
         weight_decay: On weight matrices.
         max_grad_norm: Gradients are scaled down to this norm.
+        wrong_integers: Share of integers fed wrong while training (``training.data.WrongValues``).
+        wrong_labels: The same for labels.
         forced_token_weight: Loss weight of answer tokens that serving forces; values decided weigh 1.
         seed: Of initialisation, order, templates and dropout.
     """
@@ -82,6 +84,8 @@ class StageConfig(_Part):
     warmup_ratio: float = Field(default=0.1, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
+    wrong_integers: float = Field(default=0.0, ge=0, le=1)
+    wrong_labels: float = Field(default=0.0, ge=0, le=1)
     forced_token_weight: float = Field(default=1.0, ge=0)
     seed: int = 0
 

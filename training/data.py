@@ -28,6 +28,7 @@ from schemas.annotations import Annotation
 from schemas.attributes import Vocabulary
 from schemas.errors import ConfigurationError
 from schemas.manifest import Conversation, ImageRule, ScoreScale
+from training.targets import ALWAYS_RIGHT, WrongValues, targets_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,12 +129,21 @@ class Renderer:
     def __init__(
         self, encoder: TextEncoder, conversation: Conversation, vocabulary: Vocabulary, scale: ScoreScale
     ) -> None:
+        self.vocabulary = vocabulary
         self._encoder, self._conversation, self._scale = encoder, conversation, scale
         self._templates = answer_templates(vocabulary, scale)
         self._compiled: dict[str, Any] = {}
 
-    def render(self, image: LabelledImage, planned: PlannedConversation) -> TrainingExample:
-        """Render one planned conversation."""
+    def render(
+        self, image: LabelledImage, planned: PlannedConversation, fed_wrong: Mapping[str, str] | None = None
+    ) -> Conversed:
+        """Render one planned conversation.
+
+        Args:
+            image: The labelled image.
+            planned: What to ask.
+            fed_wrong: Values to feed in place of the true ones, by attribute; the true ones stay the target.
+        """
         template = self._templates[planned.template]
         if planned.template not in self._compiled:
             program = compile_template(template, self._encoder, self._encoder.special(IM_END), "segments")
@@ -148,14 +158,23 @@ class Renderer:
             context = encode_context(image.annotation.context, self._conversation, self._encoder)
         height, width = image.pixels.shape[:2]
         tokens = visual_tokens(height, width)
-        return training_example(prompt, program, values, self._encoder, tokens, context)
+        fed = {**values, **{name: value for name, value in (fed_wrong or {}).items() if name in values}}
+        example = training_example(prompt, program, fed, self._encoder, tokens, context)
+        return Conversed(example, targets_of(program, example, values, fed), image.pixels)
 
 
 @dataclass(frozen=True, slots=True)
 class Conversed:
-    """One row of a training batch: the rendered conversation and its image's pixels."""
+    """One row of a training batch.
+
+    Attributes:
+        example: What the model is fed.
+        targets: For every answer token what the model should have written there; None = nothing is asked.
+        pixels: The image.
+    """
 
     example: TrainingExample
+    targets: tuple[int | None, ...]
     pixels: NDArray[np.uint8]
 
 
@@ -163,9 +182,13 @@ class ConversationDataset(Dataset[Conversed]):
     """A plan, rendered on demand."""
 
     def __init__(
-        self, images: Sequence[LabelledImage], plan: Sequence[PlannedConversation], renderer: Renderer
+        self,
+        images: Sequence[LabelledImage],
+        plan: Sequence[PlannedConversation],
+        renderer: Renderer,
+        wrong: WrongValues = ALWAYS_RIGHT,
     ) -> None:
-        self._images, self._plan, self._renderer = images, plan, renderer
+        self._images, self._plan, self._renderer, self._wrong = images, plan, renderer, wrong
 
     def __len__(self) -> int:
         return len(self._plan)
@@ -173,7 +196,20 @@ class ConversationDataset(Dataset[Conversed]):
     def __getitem__(self, index: int) -> Conversed:
         planned = self._plan[index]
         image = self._images[planned.image]
-        return Conversed(self._renderer.render(image, planned), image.pixels)
+        return self._renderer.render(image, planned, self._fed_wrong(planned))
+
+    def _fed_wrong(self, planned: PlannedConversation) -> dict[str, str]:
+        """Draw, by the plan's seed, which attributes are fed the value of some other image."""
+        rng = np.random.default_rng(planned.seed)
+        fed = {}
+        for attribute in self._renderer.vocabulary.evaluated:
+            share = self._wrong.integers if attribute.kind == "integer" else self._wrong.labels
+            other = self._images[int(rng.integers(len(self._images)))].annotation
+            value = getattr(other, attribute.name)
+            # Always drawn, used or not: one attribute must not shift the others.
+            if rng.random() < share and value is not None:
+                fed[attribute.name] = str(value)
+        return fed
 
 
 class Collator:
@@ -201,18 +237,23 @@ class Collator:
         answer = max(len(row.example.decided) for row in rows)
         ids = torch.full((len(rows), length), self._pad_id)
         mask = torch.zeros(len(rows), length, dtype=torch.long)
+        labels = torch.full((len(rows), answer), self._pad_id)
         weights = torch.zeros(len(rows), answer)
         for index, row in enumerate(rows):
             ids[index, length - len(row.example.input_ids) :] = torch.tensor(row.example.input_ids)
             mask[index, length - len(row.example.input_ids) :] = 1
             decided = torch.tensor(row.example.decided)
-            weights[index, answer - len(decided) :] = torch.where(decided, 1.0, self._forced_token_weight)
+            asked = torch.tensor([target is not None for target in row.targets])
+            weight = torch.where(decided, 1.0, self._forced_token_weight) * asked
+            weights[index, answer - len(decided) :] = weight
+            targets = [self._pad_id if target is None else target for target in row.targets]
+            labels[index, answer - len(decided) :] = torch.tensor(targets)
         return {
             "input_ids": ids,
             "attention_mask": mask,
             "mm_token_type_ids": (ids == self._image_pad_id).int(),
             "pixel_values": torch.cat([normalised_patches(row.pixels) for row in rows]),
             "image_grid_thw": torch.tensor([grid_thw(*row.pixels.shape[:2]) for row in rows]),
-            "labels": ids[:, length - answer :].clone(),
+            "labels": labels,
             "weights": weights,
         }

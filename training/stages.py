@@ -27,9 +27,16 @@ from schemas.attributes import VOCABULARY
 from schemas.errors import ConfigurationError
 from schemas.manifest import AdapterManifest, Answer, Conversation, EvaluationResult, Training
 from training.config import StageConfig
-from training.data import Collator, ConversationDataset, LabelledImage, Renderer, plan_conversations
+from training.data import (
+    Collator,
+    ConversationDataset,
+    LabelledImage,
+    Renderer,
+    plan_conversations,
+)
 from training.loop import train
 from training.lora import attach_lora
+from training.targets import WrongValues
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +107,8 @@ def conversations(
         seed=config.seed,
     )
     renderer = Renderer(encoder, conversation(config), VOCABULARY, config.score)
-    return ConversationDataset(images, plan, renderer)
+    wrong = WrongValues(config.wrong_integers, config.wrong_labels)
+    return ConversationDataset(images, plan, renderer, wrong)
 
 
 def conversation(config: StageConfig) -> Conversation:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ from training.data import (
 )
 from training.demo.tokenizer import learn_tokenizer
 from training.stages import conversation
+from training.targets import WrongValues
 
 SCALE = ScoreScale()
 TEMPLATES = answer_templates(VOCABULARY, SCALE)
@@ -86,7 +88,7 @@ def test_an_image_without_a_usable_label_is_named() -> None:
 @pytest.mark.parametrize("with_context", [True, False])
 def test_training_feeds_the_ids_that_serving_feeds(encoder, renderer, name: str, with_context: bool) -> None:
     image = IMAGES[1]
-    example = renderer.render(image, PlannedConversation(1, name, with_context, 0))
+    example = renderer.render(image, PlannedConversation(1, name, with_context, 0)).example
     settings = conversation(toy_config("stage2"))
     template = TEMPLATES[name]
     prompt = build_prompt(template, settings, encoder)
@@ -131,3 +133,56 @@ def test_a_batch_is_padded_on_the_left_and_weighs_decided_tokens(encoder, render
     assert torch.equal(batch["pixel_values"][: len(first)], first)
     assert batch["image_grid_thw"].prod(dim=1).sum() == len(batch["pixel_values"])
     assert int(batch["mm_token_type_ids"].sum()) * 4 == len(batch["pixel_values"])
+
+
+# Fed composition and eye-catching (the true ones are 10 and 3): (token fed, token wanted) where they differ.
+WRONG = {
+    ("1", "10"): [("\n", "0"), ("1", "3"), ("0", None)],
+    ("7", "3"): [("7", "1")],
+    ("10", "1"): [("1", "3")],
+}
+
+
+def test_a_value_fed_wrong_stays_the_target_up_to_where_it_forks(encoder, renderer) -> None:
+    annotation = IMAGES[0].annotation.model_copy(update={"composition": 10, "eye_catching": 3})
+    image = replace(IMAGES[0], annotation=annotation)
+    planned = PlannedConversation(0, "level_high", False, 0)
+    true = renderer.render(image, planned)
+    assert true.targets == true.example.input_ids[true.example.answer_start :]
+    for composition, eye_catching in WRONG:
+        row = renderer.render(image, planned, {"composition": composition, "eye_catching": eye_catching})
+        fed = row.example.input_ids[row.example.answer_start :]
+        said = encoder.decode(fed)
+        assert f"Composition Score: {composition}\nEye-Catching Score: {eye_catching}" in said
+        wanted = [
+            (encoder.token_texts[a], None if b is None else encoder.token_texts[b])
+            for a, b in zip(fed, row.targets, strict=True)
+            if a != b
+        ]
+        assert wanted == WRONG[composition, eye_catching]
+
+
+def test_ten_fed_for_one_asks_for_the_end_of_the_value(encoder, renderer) -> None:
+    annotation = IMAGES[0].annotation.model_copy(update={"composition": 1, "eye_catching": 1})
+    row = renderer.render(
+        replace(IMAGES[0], annotation=annotation),
+        PlannedConversation(0, "level_high", False, 0),
+        {"composition": "10", "eye_catching": "10"},
+    )
+    fed = row.example.input_ids[row.example.answer_start :]
+    changed = [(encoder.token_texts[a], b) for a, b in zip(fed, row.targets, strict=True) if a != b]
+    newline, end = encoder.encode("\n")[0], encoder.special(IM_END)
+    assert changed == [("0", newline), ("0", end)]
+
+
+def test_values_are_fed_wrong_as_often_as_configured_and_the_same_every_time(renderer) -> None:
+    plan = _plan(200, score_form=1)
+    wrong = ConversationDataset(IMAGES, plan, renderer, WrongValues(integers=0.8))
+    right = ConversationDataset(IMAGES, plan, renderer)
+    rows = [wrong[i] for i in range(len(plan))]
+    changed = [row.targets != row.example.input_ids[row.example.answer_start :] for row in rows]
+    assert 0.6 < np.mean(changed) < 0.97
+    assert [wrong[i].example for i in range(20)] == [row.example for row in rows[:20]]
+    assert all(
+        right[i].targets == right[i].example.input_ids[right[i].example.answer_start :] for i in range(20)
+    )

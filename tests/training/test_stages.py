@@ -11,7 +11,7 @@ from PIL import Image
 from transformers import Qwen2VLForConditionalGeneration
 
 from model.adapters import check_adapter, read_manifest, save_adapter
-from model.backbone import base_identity, load_base
+from model.backbone import base_identity, load_base, load_tokenizer
 from model.scorer import Scorer
 from model.tokens import IMAGE_PAD, TextEncoder
 from schemas.errors import ConfigurationError
@@ -97,7 +97,7 @@ def test_the_same_seed_gives_the_same_adapter(base: Path) -> None:
 
 def test_training_lowers_the_loss_on_what_it_sees(base: Path) -> None:
     config = toy_config("stage2", steps=25, batch_size=4, templates={"score_form": 1})
-    encoder = TextEncoder.from_file(base / "tokenizer.json")
+    encoder = TextEncoder(load_tokenizer(base))
     dataset = conversations(config, encoder, IMAGES)
     batch = Collator(0, encoder.special(IMAGE_PAD), 1.0)([dataset[i] for i in range(4)])
     trained = train_stage(config, base, IMAGES)
@@ -110,7 +110,7 @@ def test_training_lowers_the_loss_on_what_it_sees(base: Path) -> None:
 
 def test_the_loss_is_that_of_the_answer_tokens_under_ordinary_logits(base: Path) -> None:
     model = load_base(base, torch.device("cpu"), torch.float32)
-    encoder = TextEncoder.from_file(base / "tokenizer.json")
+    encoder = TextEncoder(load_tokenizer(base))
     dataset = conversations(toy_config("stage2"), encoder, IMAGES)
     rows = [dataset[i] for i in range(3)]
     batch = Collator(0, encoder.special(IMAGE_PAD), 0.5)(rows)
