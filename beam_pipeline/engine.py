@@ -6,6 +6,7 @@ micro-batches planned by visual tokens. A bad image is data: it becomes a failur
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Callable
@@ -37,6 +38,8 @@ from schemas.records import (
     ScoredChunk,
 )
 
+_FEWEST_THREADS = 4
+
 
 class Observer(Protocol):
     """Hears what happens while a chunk is scored, always in the thread that called the engine."""
@@ -59,14 +62,14 @@ class EngineSettings:
     """How an engine works; nothing here changes a score beyond rounding.
 
     Attributes:
-        fetch_threads: Threads that fetch and decode.
+        fetch_threads: Threads that fetch and decode; None = one per core of this machine, at least four.
         prefetch_images: Most images between fetching and the model; one micro-batch comes on top.
         micro_batch_images: Most images of a micro-batch.
         token_budget: Visual tokens of a micro-batch; None = what the scorer suggests for its device.
         max_file_bytes: Larger files are refused without being read.
     """
 
-    fetch_threads: int
+    fetch_threads: int | None
     prefetch_images: int
     micro_batch_images: int
     token_budget: int | None
@@ -108,7 +111,9 @@ class Engine:
         self._identity = AdapterIdentity(who.adapter, who.adapter_revision)
         self._clock = clock
         self._token_budget = settings.token_budget or scorer.token_budget
-        self._pool = ThreadPoolExecutor(settings.fetch_threads, thread_name_prefix="fetch")
+        # More would only hold more decoded pictures at a time; fewer would wait for an object store.
+        threads = settings.fetch_threads or max(os.cpu_count() or 1, _FEWEST_THREADS)
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="fetch")
         self._device = threading.Lock()
         self._prepare = Preparer(self._fetch, self._prepare_bytes)
 

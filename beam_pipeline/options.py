@@ -52,7 +52,11 @@ class ScoringOptions:
     chunk_size: int = _option(
         256, "most images of a chunk, the unit that is scored, written and retried", metavar="IMAGES"
     )
-    fetch_threads: int = _option(8, "threads that fetch and decode images, per process", metavar="THREADS")
+    fetch_threads: int | None = _option(
+        None,
+        "threads that fetch and decode images, per process (default: one per core of the worker, at least 4)",
+        metavar="THREADS",
+    )
     prefetch_images: int = _option(
         128, "most images held between fetching and the model, per chunk in work", metavar="IMAGES"
     )

@@ -33,14 +33,14 @@ def problems_of(options: ScoringOptions) -> list[str]:
 def _number_problems(options: ScoringOptions) -> list[str]:
     least = {
         "--chunk-size": (options.chunk_size, 1),
-        "--fetch-threads": (options.fetch_threads, 1),
         "--prefetch-images": (options.prefetch_images, 2),
         "--micro-batch-images": (options.micro_batch_images, 1),
         "--max-file-bytes": (options.max_file_bytes, 1),
         "--max-decoded-pixels": (options.max_decoded_pixels, 1),
     }
-    if options.token_budget is not None:
-        least["--token-budget"] = (options.token_budget, 1)
+    for flag, value in (("--fetch-threads", options.fetch_threads), ("--token-budget", options.token_budget)):
+        if value is not None:
+            least[flag] = (value, 1)
     return [f"{flag} {value}: must be at least {low}" for flag, (value, low) in least.items() if value < low]
 
 
