@@ -26,7 +26,7 @@ def read_identity(adapter: str | None) -> AdapterIdentity:
 def adapter_problems(adapter: str | None, template: str | None, base_model: str | None) -> list[str]:
     """Say what is wrong with an adapter, its base model or the template asked of it, one sentence each."""
     try:
-        checked_manifest(adapter_folder(adapter), template, base_model)
+        checked_manifest(adapter_folder(adapter), template, base_model, needs_base=False)
     except ConfigurationError as error:
         return list(error.reasons)
     return []

@@ -60,12 +60,13 @@ _TOKEN_FIELDS: dict[str, Any] = {
 }
 
 
-def resolve_base(name_or_path: str) -> Path:
+def resolve_base(name_or_path: str, *, fetch: bool = True) -> Path:
     """Find the directory of a base model.
 
     Args:
         name_or_path: ``embedded``, a directory, or a name on the Hugging Face hub, which is taken from
-            the local cache and fetched only if it is not there.
+            the local cache.
+        fetch: Whether a name that is not in the cache is fetched from the hub.
 
     Raises:
         ConfigurationError: There is none.
@@ -77,15 +78,15 @@ def resolve_base(name_or_path: str) -> Path:
         raise ConfigurationError("base model: the embedded model is missing from this installation")
     if name_or_path.startswith((".", "~")) or name_or_path.count("/") != 1 or path.is_absolute():
         raise ConfigurationError(f"base model: there is no directory {name_or_path!r}")
-    return _from_hub(name_or_path)
+    return _from_hub(name_or_path, fetch=fetch)
 
 
-def _from_hub(name: str) -> Path:
+def _from_hub(name: str, *, fetch: bool) -> Path:
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError
 
     reasons = []
-    for local_files_only in (True, False):
+    for local_files_only in (True, False) if fetch else (True,):
         try:
             folder = huggingface_hub.snapshot_download(
                 name, allow_patterns=list(_HUB_FILES), local_files_only=local_files_only
@@ -226,6 +227,10 @@ def load_base(path: Path, device: torch.device, dtype: torch.dtype) -> Qwen2VLFo
         raise ConfigurationError(
             f"base model: {path} holds an adapter (adapter_config.json); name a plain base"
         )
+    from transformers.utils import logging
+
+    shows_bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # its bars would run through ours
     try:
         model, report = Qwen2VLForConditionalGeneration.from_pretrained(
             path,
@@ -237,6 +242,9 @@ def load_base(path: Path, device: torch.device, dtype: torch.dtype) -> Qwen2VLFo
         )
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"base model: cannot load {path} ({error})") from error
+    finally:
+        if shows_bars:
+            logging.enable_progress_bar()
     problems = [
         f"base model: {what.replace('_', ' ')}: {', '.join(sorted(map(str, report[what]))[:5])}"
         for what in ("missing_keys", "unexpected_keys", "mismatched_keys")

@@ -26,21 +26,25 @@ class CheckedAdapter:
     Attributes:
         manifest: Its manifest.
         revision: sha256 of the manifest's bytes.
-        base_path: Directory of the base model that it fits.
+        base_path: Directory of the base model that it fits; None where it was not needed and is not here.
     """
 
     manifest: AdapterManifest
     revision: str
-    base_path: Path
+    base_path: Path | None
 
 
-def checked_manifest(directory: Path, template: str | None, base_model: str | None) -> CheckedAdapter:
+def checked_manifest(
+    directory: Path, template: str | None, base_model: str | None, *, needs_base: bool = True
+) -> CheckedAdapter:
     """Check an adapter against its files, its base model, this version and what is asked of it.
 
     Args:
         directory: The adapter.
         template: Answer template asked for; None = its default.
         base_model: Name or path of the base model; None = the one that the manifest names.
+        needs_base: Whether a base model that is not here is an error (and is fetched, if it has a name on
+            the hub). A job is submitted from machines that never see the base; its workers check it.
 
     Raises:
         ManifestMismatchError: With every mismatch, each named by its field.
@@ -50,10 +54,10 @@ def checked_manifest(directory: Path, template: str | None, base_model: str | No
     problems: list[str] = []
     base_path = None
     try:
-        base_path = resolve_base(base_model or manifest.base_model.name)
+        base_path = resolve_base(base_model or manifest.base_model.name, fetch=needs_base)
         base = base_identity(base_path, manifest.base_model.name)
     except ConfigurationError as error:
-        problems += error.reasons
+        problems += error.reasons if needs_base or base_path is not None else ()
         base = None
     mismatches = verify_adapter(directory, manifest, base, _own_pins(manifest))
     if template is not None and template not in manifest.answer.templates:
@@ -64,7 +68,7 @@ def checked_manifest(directory: Path, template: str | None, base_model: str | No
         problems += _template_problems(manifest, template, base_path)
     if mismatches:
         raise ManifestMismatchError([*mismatches, *problems])
-    if problems or base_path is None:
+    if problems:
         raise ConfigurationError(problems)
     return CheckedAdapter(manifest, revision, base_path)
 

@@ -135,10 +135,11 @@ class Scorer:
         """
         directory = EMBEDDED_ADAPTER if adapter is None else Path(adapter)
         checked = checked_manifest(directory, template, base_model)
-        manifest = checked.manifest
+        manifest, base_path = checked.manifest, checked.base_path
+        assert base_path is not None  # it was needed
         target = resolve_device(device)
         number_format = _resolve_dtype(dtype, target)
-        model = load_base(checked.base_path, target, number_format)
+        model = load_base(base_path, target, number_format)
         merge_adapter(model, load_adapter_weights(directory), keep_base=False)
         use_fast_paths(model)
         provenance = Provenance(
@@ -151,7 +152,7 @@ class Scorer:
             device=_device_name(target),
             dtype=str(number_format).removeprefix("torch."),
         )
-        encoder = TextEncoder(load_tokenizer(checked.base_path))
+        encoder = TextEncoder(load_tokenizer(base_path))
         return cls(model, encoder, manifest, provenance, limits or ImageLimits())
 
     def prepare(self, data: bytes, *, context: str | None = None) -> PreparedImage:

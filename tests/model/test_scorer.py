@@ -330,3 +330,19 @@ def test_limits_and_dtype_are_the_ones_that_were_asked_for(artefact: Artefact) -
 def test_one_photograph_instead_of_several_is_said(scorer: Scorer) -> None:
     with pytest.raises(TypeError, match="several"):
         scorer.score("beach.jpg")
+
+
+def test_a_base_that_is_not_here_is_the_workers_business(tmp_path: Path) -> None:
+    """A job may be submitted from a machine that never sees the base model."""
+    from model.backbone import base_identity
+    from model.checks import checked_manifest
+
+    made = write_artefact(tmp_path)
+    identity = base_identity(made.base, "someone/somewhere")
+    elsewhere = write_artefact(tmp_path / "other", base_model=identity)
+    checked = checked_manifest(elsewhere.adapter, "score_direct", None, needs_base=False)
+    assert checked.base_path is None
+    with pytest.raises(ConfigurationError, match="level_low"):
+        checked_manifest(elsewhere.adapter, "level_low", None, needs_base=False)
+    with pytest.raises(ConfigurationError, match="someone/somewhere"):
+        Scorer.load(elsewhere.adapter)
