@@ -95,8 +95,8 @@ prints this page.
 ## Limits
 
 - {_not_learnt(facts.stage2)}
-- There is no validation split: the recipe was chosen while looking at the test photographs. Fresh degradations
-  of them gave the same figures within 0.07; photographs from elsewhere were not measured.
+- There is no validation split: the recipe was chosen while looking at figures on the test photographs, so
+  these are a little flattered. Photographs from elsewhere were not measured.
 - Synthetic degradations are cleaner than real ones, and one picture carries several: the figures say nothing
   about real defects. Clutter is pasted ovals, obstruction one plain oval, tilt a rotation with crop.
 - Composition and eye-catching are formulas over the degradations: a dull photograph, untouched, scores high.
