@@ -16,18 +16,18 @@ from schemas.errors import ConfigurationError
 from schemas.tables import FAILURES, FAILURES_SCHEMA, KEY, SCORES, SCORES_SCHEMA
 
 ANALYST_QUERY = """\
--- sharp, well-exposed photographs with busy backgrounds, by day
+-- sharp, well-exposed photographs with cluttered backgrounds (the busier half), by day
 SELECT date, count(*) AS photographs, round(avg(score), 2) AS mean_score, round(max(score), 2) AS best
 FROM image_scores
 WHERE image_clarity = 'clear'
   AND exposure = 'properly exposed'
-  AND background_clutter <> 'uncluttered'
+  AND background_clutter_expected < (SELECT median(background_clutter_expected) FROM image_scores)
 GROUP BY date
 ORDER BY date"""
 """What a marketing analyst would ask."""
 
 TABLE_QUERY = """\
--- the best photographs
+-- the best photographs first
 SELECT parse_filename(image_uri) AS photograph, round(score, 2) AS score, round(score_std, 2) AS std,
   image_clarity, exposure, saturation
 FROM image_scores
