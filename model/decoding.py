@@ -175,8 +175,13 @@ class SlotDecoder:
         hidden = self.model.model.language_model(
             inputs_embeds=embeds,
             position_ids=positions,
-            # a dictionary is taken as it is: no mask of transformers' own, which knows no trees
-            attention_mask={"full_attention": mask},
+            # A dictionary is taken as it is: no mask of transformers' own, which knows no trees. Numbers to
+            # be added: SDPA would turn booleans into them again in every layer.
+            attention_mask={
+                "full_attention": torch.zeros_like(mask, dtype=embeds.dtype).masked_fill_(
+                    ~mask, float("-inf")
+                )
+            },
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state

@@ -1,10 +1,12 @@
-"""Two places where transformers' Qwen2-VL does needless work for slot decoding, done leaner; same numbers.
+"""Three places where transformers' Qwen2-VL does needless work for slot decoding, done leaner; same numbers.
 
 - Few queries against a long cache with grouped heads: transformers copies keys and values once per query
   head of a group. Here the heads of a group are stacked along the queries instead, and nothing is copied.
-- The patch embedding is a ``Conv3d`` whose kernel is as large as its input: one matrix product.
+- The patch embedding is a ``Conv3d`` whose kernel is as large as its input, over two equal frames: one
+  matrix product over one frame.
+- RMS norm is six operations, each a pass over memory: one.
 
-Both are switched on by ``use_fast_paths``; tests hold them to transformers' own.
+All are switched on by ``use_fast_paths``; tests hold them to transformers' own.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLRMSNorm
 
 ATTENTION = "realqa_grouped_sdpa"
 _FEW_QUERIES = 64
@@ -23,12 +26,15 @@ _FEW_QUERIES = 64
 
 
 def use_fast_paths(model: Any) -> None:
-    """Switch both on, for one ``Qwen2VLForConditionalGeneration``. Parameters and their names stay."""
+    """Switch them on, for one ``Qwen2VLForConditionalGeneration``. Parameters and their names stay."""
     AttentionInterface.register(ATTENTION, grouped_attention)
     AttentionMaskInterface.register(ATTENTION, sdpa_mask)
     model.model.language_model.config._attn_implementation = ATTENTION
     embedding = model.model.visual.patch_embed
     embedding.forward = MethodType(embed_patches, embedding)
+    for module in model.model.language_model.modules():
+        if isinstance(module, Qwen2VLRMSNorm):
+            module.forward = MethodType(rms_norm, module)
 
 
 def grouped_attention(
@@ -47,7 +53,7 @@ def grouped_attention(
         query: (batch, heads, queries, head dim).
         key: (batch, key heads, keys, head dim); query head i uses key head i // group.
         value: Likewise.
-        attention_mask: (batch, 1, queries, keys), True = sees; None = causal.
+        attention_mask: (batch, 1, queries, keys), added to the scores, or True = sees; None = causal.
         scaling: Of the scores; None = 1 / √head dim.
         options: transformers' further arguments (dropout, ...).
 
@@ -68,6 +74,20 @@ def grouped_attention(
 
 
 def embed_patches(embedding: Any, patches: torch.Tensor) -> torch.Tensor:
-    """Patch embedding as one matrix product: (patches, 1176) → (patches, embed dim)."""
+    """Patch embedding as one matrix product.
+
+    Args:
+        embedding: transformers' ``PatchEmbed``.
+        patches: (patches, channels · 2 · height · width) of still images: both frames of a patch are equal.
+
+    Returns:
+        (patches, embed dim).
+    """
     weight = embedding.proj.weight
-    return torch.nn.functional.linear(patches.to(weight.dtype), weight.flatten(1))
+    frames = patches.to(weight.dtype).reshape(len(patches), *weight.shape[1:])
+    return torch.nn.functional.linear(frames[:, :, 0].flatten(1), weight.sum(2).flatten(1))
+
+
+def rms_norm(norm: Any, hidden: torch.Tensor) -> torch.Tensor:
+    """Root-mean-square norm of the last dimension, as one operation."""
+    return torch.nn.functional.rms_norm(hidden, norm.weight.shape, norm.weight, norm.variance_epsilon)

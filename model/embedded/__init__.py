@@ -1,1 +1,1 @@
-"""The small model that ships with this package: base, adapter, card. Written by ``python -m training demo``."""
+"""The small model that ships with this package, as ``python -m training demo`` wrote it."""

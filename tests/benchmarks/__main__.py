@@ -25,14 +25,17 @@ from typing import Any
 
 import torch
 
+from model.adapters import read_manifest
+from model.backbone import EMBEDDED_ADAPTER, load_base, resolve_base
 from model.batching import plan_micro_batches
 from model.decoding import decided_values
+from model.lora import load_adapter_weights, merge_adapter
 from model.patches import grid_thw, normalised_patches
 from model.ragged import ImageBatch
 from model.scorer import PreparedImage, Scorer
 from tests.model.reference import generate_under_mask
 
-_BATCHES = (8, 32)
+_BATCHES = (1, 4, 8, 32)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,9 +43,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--photos", type=Path, required=True, help="folder of photographs (JPEG, PNG, WebP)")
     parser.add_argument("--adapter", help="adapter to measure (default: the embedded one)")
-    parser.add_argument(
-        "--images", type=int, default=64, help="photographs for the decoder (default: %(default)s)"
-    )
     parser.add_argument("--pipeline-images", type=int, default=1024, help="photographs for the pipeline")
     parser.add_argument("--runs", type=int, default=3, help="counted runs of each (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="also write the figures here")
@@ -51,12 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not files:
         parser.error(f"no files in {arguments.photos}")
     scorer = Scorer.load(arguments.adapter)
+    adapter = Path(arguments.adapter) if arguments.adapter else EMBEDDED_ADAPTER
     figures: dict[str, Any] = {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
         "date": datetime.now(UTC).date().isoformat(),
-        "decoder": [
-            decoder_ratio(scorer, files, arguments.images, arguments.runs, size) for size in _BATCHES
-        ],
+        "decoder": [decoder_ratio(scorer, files, adapter, arguments.runs, size) for size in _BATCHES],
         "pipeline": pipeline_ratio(scorer, files, arguments.pipeline_images, arguments.adapter),
     }
     print(json.dumps(figures, indent=2))
@@ -66,12 +65,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def decoder_ratio(
-    scorer: Scorer, files: Sequence[Path], count: int, runs: int, batch_size: int
+    scorer: Scorer, files: Sequence[Path], adapter: Path, runs: int, batch_size: int
 ) -> dict[str, Any]:
-    """Slot decoding against ``generate()`` under the same mask, both in batches of ``batch_size``."""
+    """Slot decoding against stock ``generate()`` under the same mask, both in batches of ``batch_size``."""
+    count = _BATCHES[-1]
     images = [scorer.prepare(files[i % len(files)].read_bytes()) for i in range(count)]
     batches = [_batch(images[start : start + batch_size]) for start in range(0, count, batch_size)]
     decoder = scorer.decoder
+    stock = stock_model(adapter)
 
     def ours() -> list[list[int]]:
         found = []
@@ -86,9 +87,7 @@ def decoder_ratio(
     def theirs() -> list[list[int]]:
         found = []
         for batch in batches:
-            found += generate_under_mask(
-                decoder.model, scorer.encoder, decoder.prompt, decoder.program, batch
-            )
+            found += generate_under_mask(stock, scorer.encoder, decoder.prompt, decoder.program, batch)
         return found
 
     equal = ours() == theirs()
@@ -101,6 +100,14 @@ def decoder_ratio(
         "slot_images_per_s": round(count / fast, 1),
         "generate_images_per_s": round(count / slow, 1),
     }
+
+
+def stock_model(adapter: Path) -> Any:
+    """The same weights in transformers' own model, as anyone would call ``generate()`` on it."""
+    base = resolve_base(read_manifest(adapter)[0].base_model.name)
+    model = load_base(base, torch.device("cpu"), torch.float32)
+    merge_adapter(model, load_adapter_weights(adapter), keep_base=False)
+    return model
 
 
 def _batch(images: Sequence[PreparedImage]) -> ImageBatch:

@@ -66,7 +66,8 @@ def random_images(
 ) -> ImageBatch:
     """Random patch values for images of the given patch grids."""
     draw = torch.Generator().manual_seed(seed)
-    patches = torch.cat([torch.randn(h * w, 1176, generator=draw) for h, w in grids])
+    frames = torch.cat([torch.randn(h * w, 3, 1, 196, generator=draw) for h, w in grids])
+    patches = frames.expand(-1, -1, 2, -1).reshape(len(frames), 1176)  # a still image: two equal frames
     return ImageBatch(patches, tuple(grids), tuple(contexts or [()] * len(grids)))
 
 

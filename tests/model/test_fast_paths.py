@@ -6,7 +6,7 @@ import torch
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from model.decoding import ChoiceDecision, SlotDecoder
-from model.fast_paths import embed_patches, grouped_attention, use_fast_paths
+from model.fast_paths import embed_patches, grouped_attention, rms_norm, use_fast_paths
 from tests.model.teacher import random_images, setup, teacher_forced
 
 
@@ -33,6 +33,14 @@ def test_patch_embedding_as_one_product_equals_the_convolution() -> None:
     theirs = embedding(patches)
     assert theirs.std() > 1
     torch.testing.assert_close(embed_patches(embedding, patches), theirs, rtol=1e-5, atol=1e-4)
+
+
+def test_rms_norm_as_one_operation_equals_transformers_six() -> None:
+    norm = setup().model.model.language_model.norm
+    with torch.no_grad():
+        norm.weight.copy_(torch.randn(64, generator=torch.Generator().manual_seed(2)))
+    hidden = torch.randn(3, 5, 64, generator=torch.Generator().manual_seed(3)) * 7
+    torch.testing.assert_close(rms_norm(norm, hidden), norm(hidden), rtol=1e-5, atol=1e-6)
 
 
 def test_switched_on_they_change_no_answer_and_forward_passes_still_work() -> None:
