@@ -21,7 +21,7 @@ SELECT date, count(*) AS photographs, round(avg(score), 2) AS mean_score, round(
 FROM image_scores
 WHERE image_clarity = 'clear'
   AND exposure = 'properly exposed'
-  AND background_clutter_expected < (SELECT median(background_clutter_expected) FROM image_scores)
+  AND background_clutter_expected <= (SELECT median(background_clutter_expected) FROM image_scores)
 GROUP BY date
 ORDER BY date"""
 """What a marketing analyst would ask."""

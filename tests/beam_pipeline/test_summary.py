@@ -153,7 +153,12 @@ def test_there_are_no_score_files_before_the_first_run(tmp_path: Path) -> None:
 
 
 def test_the_published_questions_are_answered(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sharp = {"image_clarity": "clear", "exposure": "properly exposed", "background_clutter": "cluttered"}
+    sharp = {
+        "image_clarity": "clear",
+        "exposure": "properly exposed",
+        "background_clutter": "cluttered",
+        "background_clutter_expected": 1.2,
+    }
     _write(output, score(ref("sharp.jpg"), 7.25, **sharp))
     assert main(["query", str(output)]) == 0
     said = capsys.readouterr().out
