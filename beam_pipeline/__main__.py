@@ -100,8 +100,10 @@ def _run(job: Job, beam: PipelineOptions) -> Summary:
     summary = summarise(options.output, options.run_id)
     skipped = counter_value(result, SKIPPED) if options.skip_scored else 0
     summary = replace(summary, skipped=skipped, synthetic=job.adapter.synthetic)
+    # First the file: a reader that has seen enough closes the pipe, and print raises.
+    place = write_summary(summary)
     print(summary_text(summary))
-    print(f"summary: {write_summary(summary)}")
+    print(f"summary: {place}")
     return summary
 
 

@@ -24,6 +24,7 @@ from beam_pipeline.failures import (
     is_out_of_memory,
     listing_failure,
 )
+from beam_pipeline.heap import return_large_blocks
 from beam_pipeline.prefetch import Arrival, Preparer, windows_ahead
 from beam_pipeline.scorers import PreparedImage, Scorer, ScorerFactory
 from beam_pipeline.storage import read_image
@@ -250,6 +251,7 @@ def pinned_engine(factory: ScorerFactory, settings: EngineSettings) -> Engine:
     with _ENGINES_LOCK:
         engine = _ENGINES.get((factory, settings))
         if engine is None:
+            return_large_blocks()
             engine = Engine(factory.load(), settings)
             _ENGINES[(factory, settings)] = engine
         return engine
