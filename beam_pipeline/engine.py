@@ -113,7 +113,7 @@ class Engine:
         self._clock = clock
         self._token_budget = settings.token_budget or scorer.token_budget
         # More would only hold more decoded pictures at a time; fewer would wait for an object store.
-        threads = settings.fetch_threads or max(os.cpu_count() or 1, _FEWEST_THREADS)
+        threads = settings.fetch_threads or default_fetch_threads()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="fetch")
         self._device = threading.Lock()
         self._prepare = Preparer(self._fetch, self._prepare_bytes)
@@ -233,6 +233,11 @@ class Engine:
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_initialized():
             torch.cuda.empty_cache()
+
+
+def default_fetch_threads() -> int:
+    """One thread per core of this machine, at least four: fetching waits more than it computes."""
+    return max(os.cpu_count() or 1, _FEWEST_THREADS)
 
 
 _ENGINES: dict[tuple[ScorerFactory, EngineSettings], Engine] = {}

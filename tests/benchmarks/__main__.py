@@ -155,10 +155,10 @@ def pipeline_ratio(scorer: Scorer, files: Sequence[Path], count: int, adapter: s
     import pyarrow.parquet as pq
 
     from beam_pipeline.__main__ import main as run_pipeline
+    from beam_pipeline.engine import default_fetch_threads
     from beam_pipeline.options import ScoringOptions
 
-    defaults = ScoringOptions.__dataclass_fields__
-    micro_batch, threads = defaults["micro_batch_images"].default, defaults["fetch_threads"].default
+    micro_batch, threads = ScoringOptions().micro_batch_images, default_fetch_threads()
     with tempfile.TemporaryDirectory() as folder:
         links = Path(folder) / "in"
         links.mkdir()
