@@ -37,17 +37,20 @@ class ChoiceDecision:
 
 @dataclass(frozen=True)
 class DecimalDecision:
-    """A score's greedy digits and the distribution of the first two.
+    """A score's greedy digits, the distribution of the first two, and of the others behind the greedy ones.
 
     Attributes:
         digits: (batch, M), -1 after a trimmed end.
         first: (batch, 10) probabilities of the first digit.
         second: (batch, 10, 10) probabilities of the second given the first.
+        later: (batch, M - 2, 10) probabilities of every further digit given the greedy ones before it; the
+            end of a trimmed score counts as 0, and so does everything behind it.
     """
 
     digits: torch.Tensor
     first: torch.Tensor
     second: torch.Tensor
+    later: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -294,17 +297,19 @@ class SlotDecoder:
         ended = torch.zeros_like(pair, dtype=torch.bool)
         allowed = [*slot.digit_ids, slot.terminator] if slot.trimmed else list(slot.digit_ids)
         ids = torch.tensor(allowed, device=self.device)
-        for _ in range(2, slot.digits):
+        later = first.new_zeros(len(pair), slot.digits - 2, 10)
+        for place in range(slot.digits - 2):
             full = self._feed_pending(rows)
             chosen = full[:, allowed]
             mass = (chosen.logsumexp(1) - full.logsumexp(1)).exp()
             rows.mass = torch.where(ended, rows.mass, torch.minimum(rows.mass, mass))
+            later[:, place] = _digit_probabilities(chosen, ended)
             digit = chosen.argmax(1)
             ended = ended | (digit == 10)
             digits.append(digit.masked_fill(ended, -1))
             rows.pending = ids[digit][:, None]
             rows.pending_count = (~ended).long()
-        return DecimalDecision(torch.stack(digits, 1), first, second)
+        return DecimalDecision(torch.stack(digits, 1), first, second, later)
 
     def _feed_pending(self, rows: _Rows) -> torch.Tensor:
         """Feed one pending column; returns (batch, vocabulary) logits behind it."""
@@ -341,6 +346,21 @@ class _Ragged:
     embeds: torch.Tensor
     positions: torch.Tensor
     valid: torch.Tensor
+
+
+def _digit_probabilities(logits: torch.Tensor, ended: torch.Tensor) -> torch.Tensor:
+    """Probabilities of ten digits, (batch, 10); an eleventh choice, the end, counts as digit 0.
+
+    Args:
+        logits: (batch, 10 or 11) of the digits, and of the terminator where the score may end here.
+        ended: (batch,) whether the score ended before this digit: then it is 0.
+    """
+    probabilities = logits.softmax(1)
+    found = probabilities[:, :10].clone()
+    found[:, 0] += probabilities[:, 10:].sum(1)
+    zero = torch.zeros_like(found[0])
+    zero[0] = 1.0
+    return torch.where(ended[:, None], zero, found)
 
 
 def decided_values(program: SlotProgram, decisions: Decisions, row: int) -> dict[str, str]:

@@ -14,7 +14,7 @@ from model.templates import PROSE, SCORE
 from model.tokens import TextEncoder
 from schemas.attributes import Vocabulary
 from schemas.errors import InferenceError
-from schemas.manifest import AdapterManifest, ScoreScale
+from schemas.manifest import DECODERS, AdapterManifest, Decoder, ScoreScale
 from schemas.records import Prediction
 
 
@@ -46,6 +46,50 @@ def digit_tree_moments(
     spread = values[None] + rest_mean - mean[:, None, None]
     variance = (joint * spread**2).sum((1, 2)) + rest_variance
     return mean, variance.sqrt()
+
+
+def per_position_score(decision: DecimalDecision) -> torch.Tensor:
+    """Expectation position by position: Σ weight · expected digit, given the greedy digits before it.
+
+    RealQA's E[S], which is teacher-forced there, as a decoder: the digits before are those that greedy
+    decoding writes. Wrong at carries, where the greedy first digit speaks for one side only.
+
+    Returns:
+        (batch,), double, in [0, 10).
+    """
+    steps = torch.arange(10, dtype=torch.float64, device=decision.first.device)
+    chosen = decision.digits[:, 0, None, None].expand(-1, 1, 10)
+    second = decision.second.gather(1, chosen)
+    positions = torch.cat([decision.first[:, None], second, decision.later], dim=1).double()
+    return positions @ steps @ 10.0 ** -steps[: positions.shape[1]]
+
+
+def greedy_score(decision: DecimalDecision, digits: int) -> torch.Tensor:
+    """The number that greedy decoding writes, (batch,), double, on the host; trimmed digits count as 0."""
+    places = torch.tensor([10.0**-place for place in range(digits)], dtype=torch.float64)
+    return (decision.digits.clamp_min(0).double().cpu() * places).sum(1)
+
+
+def decoded_score(decision: DecimalDecision, decoder: Decoder, digits: int) -> torch.Tensor:
+    """Read a score in one of three ways; all of them from the one decode.
+
+    ``digit_tree``: chain-rule mean (``digit_tree_moments``). ``per_position``: ``per_position_score``.
+    ``greedy``: the number as written. The standard deviation beside a score is the digit tree's in all
+    three: about the tree's mean, not about the greedy or the per-position reading.
+
+    Args:
+        decision: Of a batch.
+        decoder: Which way.
+        digits: M, integer digit counted.
+
+    Returns:
+        (batch,), double, on the host, in [0, 10).
+    """
+    if decoder == "greedy":
+        return greedy_score(decision, digits)
+    if decoder == "per_position":
+        return per_position_score(decision).cpu()
+    return digit_tree_moments(decision.first.double(), decision.second.double(), digits)[0].cpu()
 
 
 class PredictionReader:
@@ -90,6 +134,20 @@ class PredictionReader:
             row["composite_score"] = self._composite(row)
         return [Prediction(**row) for row in rows]
 
+    def score_readings(self, decisions: Decisions) -> dict[Decoder, list[float]]:
+        """Give every row's score as each decoder reads it; nothing where the template asks for no score.
+
+        Returns:
+            Scores in [0, 10) by decoder, one a row; that of the manifest's decoder is column ``score``.
+        """
+        digits = self.manifest.score.digits
+        return {
+            decoder: decoded_score(decision, decoder, digits).tolist()
+            for decision in decisions.slots
+            if isinstance(decision, DecimalDecision)
+            for decoder in DECODERS
+        }
+
     def _read_text(self, rows: list[dict[str, Any]], name: str, decision: TextDecision) -> None:
         for row, ids in zip(rows, decision.ids.tolist(), strict=True):
             text = self.encoder.decode([token for token in ids if token >= 0]).strip()
@@ -118,7 +176,7 @@ def _finite(decisions: Decisions) -> torch.Tensor:
         if isinstance(decision, ChoiceDecision):
             found = found & decision.probabilities.isfinite().all(1)
         elif isinstance(decision, DecimalDecision):
-            found = found & decision.second.isfinite().all(2).all(1)
+            found = found & decision.second.isfinite().all(2).all(1) & decision.later.isfinite().all(2).all(1)
     return found
 
 
@@ -137,10 +195,9 @@ def _read_choice(
 
 
 def _read_score(rows: list[dict[str, Any]], decision: DecimalDecision, scale: ScoreScale) -> None:
-    mean, std = digit_tree_moments(decision.first.double(), decision.second.double(), scale.digits)
-    places = torch.tensor([10.0**-place for place in range(scale.digits)], dtype=torch.float64)
-    greedy = (decision.digits.clamp_min(0).double().cpu() * places).sum(1)
-    score = mean.cpu() if scale.decoder == "digit_tree" else greedy
+    _, std = digit_tree_moments(decision.first.double(), decision.second.double(), scale.digits)
+    greedy = greedy_score(decision, scale.digits)
+    score = decoded_score(decision, scale.decoder, scale.digits)
     for row, value, spread, written in zip(rows, score.tolist(), std.tolist(), greedy.tolist(), strict=True):
         row[SCORE] = value
         row["score_std"] = spread

@@ -12,11 +12,11 @@ Scores lie in [0, 10), higher is better; ``scorer.describe()`` says how to read 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from model.batching import plan_micro_batches
 from model.checks import checked_manifest
 from model.compiling import compile_template
 from model.conversation import ContextIds, build_prompt, encode_context
-from model.decoding import SlotDecoder
+from model.decoding import Decisions, SlotDecoder
 from model.fast_paths import use_fast_paths
 from model.images import ImageLimits, decode_image, inspect_image
 from model.lora import load_adapter_weights, merge_adapter
@@ -46,10 +46,14 @@ if TYPE_CHECKING:
 
     Photograph = str | PathLike[str] | bytes
 
+_Answer = TypeVar("_Answer")
+
 _CPU_TOKENS, _GPU_TOKENS = 2_048, 32_768
 _LIBRARY_MICRO_BATCH = 32
 _DECODERS = {
     "digit_tree": "mean over the digit tree, with its standard deviation",
+    "per_position": "expected digits, each given the greedy ones before it (wrong at carries); the standard "
+    "deviation is the digit tree's",
     "greedy": "the number that greedy decoding writes; the standard deviation is the digit tree's",
 }
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -89,6 +93,7 @@ class Scorer:
         manifest: Of the adapter.
         provenance: Goes on every row that this scorer makes.
         token_budget: Visual tokens that a micro-batch should hold on this device.
+        reader: Turns decisions into predictions.
     """
 
     def __init__(
@@ -104,7 +109,7 @@ class Scorer:
         self.decoder = SlotDecoder(model, build_prompt(template, manifest.conversation, encoder), program)
         self.device: torch.device = self.decoder.device
         self.token_budget = _GPU_TOKENS if self.device.type == "cuda" else _CPU_TOKENS
-        self._reader = PredictionReader(program, manifest, encoder)
+        self.reader = PredictionReader(program, manifest, encoder)
         self._lock = threading.Lock()
 
     @classmethod
@@ -181,6 +186,10 @@ class Scorer:
         """
         if not prepared:
             return []
+        return self.reader.read(self.decide(prepared), [image.context_used for image in prepared])
+
+    def decide(self, prepared: Sequence[PreparedImage]) -> Decisions:
+        """Decode one micro-batch of at least one image, for who reads more of it than predictions."""
         patches = [
             normalised_patches(torch.from_numpy(image.pixels).to(self.device, non_blocking=True))
             for image in prepared
@@ -190,8 +199,24 @@ class Scorer:
         with self._lock:
             # Denormals cost a tiny model most of its time on a CPU. The setting is the calling thread's.
             torch.set_flush_denormal(True)
-            decisions = self.decoder.decode(images)
-        return self._reader.read(decisions, [image.context_used for image in prepared])
+            return self.decoder.decode(images)
+
+    def in_micro_batches(
+        self,
+        prepared: Sequence[PreparedImage],
+        answer: Callable[[Sequence[PreparedImage]], Sequence[_Answer]],
+    ) -> list[_Answer]:
+        """Put images into micro-batches that suit the device, and their answers back into order.
+
+        Args:
+            prepared: Any number of images.
+            answer: Gives one answer an image of a micro-batch, in its order (``predict``).
+        """
+        tokens = [image.visual_tokens for image in prepared]
+        answers: dict[int, _Answer] = {}
+        for batch in plan_micro_batches(tokens, self.token_budget, _LIBRARY_MICRO_BATCH):
+            answers.update(zip(batch, answer([prepared[index] for index in batch]), strict=True))
+        return [answers[index] for index in range(len(prepared))]
 
     def score(
         self, photographs: Iterable[Photograph], contexts: Iterable[str | None] | None = None
@@ -220,12 +245,7 @@ class Scorer:
         pairs = iter(zip(sources, texts, strict=True))
         while part := list(islice(pairs, 4 * _LIBRARY_MICRO_BATCH)):
             prepared = [self._read(source, text) for source, text in part]
-            tokens = [image.visual_tokens for image in prepared]
-            results: dict[int, Prediction] = {}
-            for batch in plan_micro_batches(tokens, self.token_budget, _LIBRARY_MICRO_BATCH):
-                predictions = self.predict([prepared[index] for index in batch])
-                results.update(zip(batch, predictions, strict=True))
-            found += [results[index] for index in range(len(part))]
+            found += self.in_micro_batches(prepared, self.predict)
         return found
 
     def _read(self, source: Photograph, context: str | None) -> PreparedImage:

@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from schemas.attributes import INTEGER_HIGH, INTEGER_LOW, Vocabulary
 
+Split = Literal["train", "validation", "test"]
+
 
 class Annotation(BaseModel):
     """Labels of one image.
@@ -21,6 +23,9 @@ class Annotation(BaseModel):
         mos_std: Its standard deviation on the same scale.
         context: Text about this image.
         split: Which part of the data set it belongs to.
+        source: What the image was made of or belongs to: a photograph, a scene, a series. Images of one
+            source stay on one side of a split and are drawn together when intervals are estimated.
+            None = the image stands for itself.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -38,10 +43,11 @@ class Annotation(BaseModel):
     saturation: str | None = None
     composition_reason: str | None = None
     eye_catching_reason: str | None = None
-    mos: float | None = None
-    mos_std: float | None = Field(default=None, ge=0)
+    mos: float | None = Field(default=None, allow_inf_nan=False)
+    mos_std: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     context: str | None = None
-    split: Literal["train", "validation", "test"] = "train"
+    split: Split = "train"
+    source: str | None = None
 
     def problems(self, vocabulary: Vocabulary) -> list[str]:
         """Say which labels the vocabulary does not know, one sentence each."""

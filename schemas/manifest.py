@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -22,7 +22,8 @@ MANIFEST_VERSION = 1
 Placement = Literal["before_image", "after_image"]
 Tokenisation = Literal["segments", "whole_text"]
 ResizeRule = Literal["bicubic", "nearest_262144"]
-Decoder = Literal["digit_tree", "greedy"]
+Decoder = Literal["digit_tree", "per_position", "greedy"]
+DECODERS: tuple[Decoder, ...] = get_args(Decoder)
 
 
 class _Part(BaseModel):
@@ -100,7 +101,7 @@ class ScoreScale(_Part):
         native_low, native_high: Range of the training labels; maps linearly to [0, 10).
         digits: M, digits of the score text, the integer digit counted (3: "6.59").
         trimmed: Whether labels dropped trailing zeros ("7.0", "3.9").
-        decoder: How the score column is read.
+        decoder: How the score column is read (``model.reading.decoded_score``).
     """
 
     native_low: float = 0.0

@@ -98,9 +98,9 @@ class Prediction:
     uncertainty). Attributes that the template does not ask for are None.
 
     Attributes:
-        score: [0, 10), higher is better; chain-rule mean over the digit tree, or the greedy reading where
-            the adapter's decoder says so.
-        score_std: Standard deviation of that distribution.
+        score: [0, 10), higher is better; read as the adapter's decoder says: chain-rule mean over the
+            digit tree, expectation position by position, or the greedy reading.
+        score_std: Standard deviation of the digit tree's distribution, whatever the decoder.
         score_greedy: The number the model would have written.
         score_native: ``score`` on the adapter's native scale.
         composite_score: Weighted attributes, where the manifest has weights.
@@ -157,7 +157,7 @@ class Provenance:
         adapter: Name of the adapter, from its manifest.
         adapter_revision: sha256 of its manifest.
         template: Answer template.
-        decoder: How the score is read ("digit_tree").
+        decoder: How the score is read ("digit_tree", "per_position" or "greedy").
         engine_version: Version of this package.
         device: What computed ("cpu", "cuda:NVIDIA H100").
         dtype: Of the weights ("float32", "bfloat16").

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from pathlib import Path
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -44,9 +47,48 @@ class LabelledImage:
     annotation: Annotation
 
 
-def labelled_image(data: bytes, annotation: Annotation, rule: ImageRule) -> LabelledImage:
-    """Read an image by the very path of serving."""
-    return LabelledImage(decode_image(data, inspect_image(data), rule), annotation)
+class LabelledImages(Sequence[LabelledImage]):
+    """Labelled images that are read when they are asked for, by the very path of serving.
+
+    Args:
+        annotations: Labels of every image.
+        read: Gives the encoded image of an index.
+        rule: Pixel budget and resize rule.
+    """
+
+    def __init__(
+        self, annotations: Sequence[Annotation], read: Callable[[int], bytes], rule: ImageRule
+    ) -> None:
+        self.annotations = tuple(annotations)
+        self._read, self._rule = read, rule
+
+    @classmethod
+    def of_folder(cls, folder: Path, annotations: Sequence[Annotation], rule: ImageRule) -> LabelledImages:
+        """Images as files; their paths are relative to ``folder``."""
+        return cls(annotations, lambda index: (folder / annotations[index].image).read_bytes(), rule)
+
+    def __len__(self) -> int:
+        return len(self.annotations)
+
+    @overload
+    def __getitem__(self, index: int) -> LabelledImage: ...
+    @overload
+    def __getitem__(self, index: slice) -> LabelledImages: ...
+    def __getitem__(self, index: int | slice) -> LabelledImage | LabelledImages:
+        if isinstance(index, slice):
+            chosen = range(len(self))[index]
+            return LabelledImages(self.annotations[index], lambda i: self._read(chosen[i]), self._rule)
+        data = self._read(index)
+        return LabelledImage(decode_image(data, inspect_image(data), self._rule), self.annotations[index])
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of every image's bytes and labels, in order."""
+        digest = hashlib.sha256()
+        for index, annotation in enumerate(self.annotations):
+            digest.update(hashlib.sha256(self._read(index)).digest())
+            digest.update(annotation.model_dump_json().encode())
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +225,7 @@ class ConversationDataset(Dataset[Conversed]):
 
     def __init__(
         self,
-        images: Sequence[LabelledImage],
+        images: LabelledImages,
         plan: Sequence[PlannedConversation],
         renderer: Renderer,
         wrong: WrongValues = ALWAYS_RIGHT,
@@ -204,7 +246,7 @@ class ConversationDataset(Dataset[Conversed]):
         fed = {}
         for attribute in self._renderer.vocabulary.evaluated:
             share = self._wrong.integers if attribute.kind == "integer" else self._wrong.labels
-            other = self._images[int(rng.integers(len(self._images)))].annotation
+            other = self._images.annotations[int(rng.integers(len(self._images)))]
             value = getattr(other, attribute.name)
             # Always drawn, used or not: one attribute must not shift the others.
             if rng.random() < share and value is not None:

@@ -1,23 +1,151 @@
-"""How well predictions follow labels: SRCC and PLCC for the score and every evaluated attribute.
+"""How well predictions follow labels: agreement, calibration and the ways to read a score, with intervals.
 
-Attributes enter as ordinal codes, as in RealQA's Table 1. Predictions come from free-running decoding:
-under teacher forcing the score follows the labels it is fed almost exactly, which measures nothing.
+The score is compared on the scale of 0 to 10, attributes as ordinal codes, as in RealQA's Table 1.
+Predictions come from free-running decoding: under teacher forcing the score follows the labels it is fed
+almost exactly, which measures nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy.stats import pearsonr, spearmanr
+from numpy.typing import NDArray
 
+from model.scores import to_unit_scale
 from schemas.annotations import Annotation
-from schemas.attributes import Vocabulary
-from schemas.manifest import EvaluationResult
+from schemas.attributes import Attribute, Vocabulary
+from schemas.manifest import Decoder, EvaluationResult, ScoreScale
 from schemas.records import Prediction
+from training.bootstrap import SEED, Estimate, estimates
+from training.evaluation import (
+    Agreement,
+    Coverage,
+    DecoderEvaluation,
+    Evaluation,
+    LabelAgreement,
+    ScoreFigures,
+    TargetEvaluation,
+    manifest_result,
+)
+from training.figures import (
+    Numbers,
+    Statistic,
+    difference,
+    ece,
+    ece_if_calibrated,
+    figure,
+    mean,
+    plcc,
+    rmse,
+    srcc,
+)
 
 SCORE = "score"
-_FEWEST = 3
+FEWEST_IMAGES = 3
+"""A target with fewer labelled images is left out."""
+
+REFERENCE_DECODER: Decoder = "digit_tree"
+_GAUSSIAN = {1: 0.683, 2: 0.954}  # what a Gaussian holds within ± 1 and ± 2 standard deviations
+_Pair = tuple[Prediction, Annotation]
+
+
+def evaluate_predictions(
+    predictions: Sequence[Prediction],
+    labels: Sequence[Annotation],
+    vocabulary: Vocabulary,
+    scale: ScoreScale,
+    readings: Mapping[Decoder, Sequence[float]] | None = None,
+    *,
+    seed: int = SEED,
+) -> Evaluation:
+    """Compare predictions with labels.
+
+    Args:
+        predictions: Of every image.
+        labels: Of the same images, in the same order.
+        vocabulary: Codes of the labels.
+        scale: Native range of the labels' ``mos``.
+        readings: The score of every image, in [0, 10), by decoder, ``digit_tree`` among them; None or empty
+            = the decoders are not compared.
+        seed: Of the intervals.
+
+    Raises:
+        ValueError: Not as many labels as predictions, or a ``mos`` outside the native range.
+    """
+    pairs = list(zip(predictions, labels, strict=True))
+    sources = source_numbers(labels)
+    targets: list[TargetEvaluation] = []
+    coverage: tuple[Coverage, ...] = ()
+    decoders: tuple[DecoderEvaluation, ...] = ()
+    rows = [row for row, (said, label) in enumerate(pairs) if None not in (said.score, label.mos)]
+    if len(rows) >= FEWEST_IMAGES:
+        chosen = [predictions[row] for row in rows]
+        true = np.array([to_unit_scale(_known(labels[row].mos), scale) for row in rows])
+        score = np.array([_known(said.score) for said in chosen])
+        deviation = np.array([_known(said.score_std) for said in chosen])
+        agreement = _agreement(estimates(_agreement_statistics(score, true), sources[rows], seed=seed))
+        targets.append(TargetEvaluation(SCORE, len(rows), _count(sources[rows]), agreement, None, None))
+        coverage = score_coverage(score, deviation, true, sources[rows], seed=seed)
+        read = {decoder: np.array(values)[rows] for decoder, values in (readings or {}).items()}
+        decoders = compare_decoders(read, true, sources[rows], seed=seed) if read else ()
+    for attribute in vocabulary.evaluated:
+        rows = _attribute_rows(attribute, pairs)
+        if len(rows) >= FEWEST_IMAGES:
+            targets.append(_attribute(attribute, [pairs[row] for row in rows], sources[rows], seed))
+    return Evaluation(len(labels), _count(sources), tuple(targets), coverage, decoders, seed)
+
+
+def score_coverage(
+    score: Numbers, deviation: Numbers, true: Numbers, sources: NDArray[np.int64], *, seed: int = SEED
+) -> tuple[Coverage, ...]:
+    """Measure how many true scores lie within one, and within two, deviations of the predicted one.
+
+    Args:
+        score: (n,) predicted.
+        deviation: (n,) its standard deviation.
+        true: (n,) on the same scale.
+        sources: (n,) number of every image's source.
+        seed: Of the intervals.
+    """
+    within = [mean((np.abs(true - score) <= count * deviation).astype(float)) for count in _GAUSSIAN]
+    shares = estimates(within, sources, seed=seed)
+    return tuple(
+        Coverage(count, share, gaussian)
+        for (count, gaussian), share in zip(_GAUSSIAN.items(), shares, strict=True)
+    )
+
+
+def compare_decoders(
+    readings: Mapping[Decoder, Numbers], true: Numbers, sources: NDArray[np.int64], *, seed: int = SEED
+) -> tuple[DecoderEvaluation, ...]:
+    """Compare ways to read the score with ``digit_tree``, on the same resamples.
+
+    Args:
+        readings: (n,) scores by decoder, ``digit_tree`` among them.
+        true: (n,) true scores on the same scale.
+        sources: (n,) number of every image's source.
+        seed: Of the intervals.
+    """
+    statistics = {
+        decoder: [srcc(read, true), plcc(read, true), rmse(read, true), mean(read - true)]
+        for decoder, read in readings.items()
+    }
+    reference = statistics[REFERENCE_DECODER]
+    others = [decoder for decoder in readings if decoder != REFERENCE_DECODER]
+    wanted = [statistic for decoder in readings for statistic in statistics[decoder]]
+    wanted += [
+        difference(one, other)
+        for decoder in others
+        for one, other in zip(statistics[decoder], reference, strict=True)
+    ]
+    found = iter(estimates(wanted, sources, seed=seed))
+    figures = {decoder: _score_figures([next(found) for _ in reference]) for decoder in readings}
+    differences = {decoder: _score_figures([next(found) for _ in reference]) for decoder in others}
+    return tuple(
+        DecoderEvaluation(decoder, figures[decoder], differences.get(decoder)) for decoder in readings
+    )
 
 
 def evaluate(
@@ -26,37 +154,111 @@ def evaluate(
     vocabulary: Vocabulary,
     dataset: str,
 ) -> tuple[EvaluationResult, ...]:
-    """Compare predictions with labels, target by target.
+    """Correlate decided values with labels, target by target: what a manifest holds, without intervals.
 
     Args:
-        predictions: Of every image, decided values.
-        labels: Of the same images, in the same order.
+        predictions: Of every image.
+        labels: Of the same images, in the same order; ``mos`` on the adapter's native scale.
         vocabulary: Codes of the labels.
         dataset: Name of the data, for the results.
 
     Returns:
-        The score first, then the nine attributes by their decided values; targets with fewer than three
-        pairs are left out, and a correlation is None where one side is constant.
+        The score first, then the nine attributes; targets with fewer than three pairs are left out, and a
+        correlation is None where one side is constant.
     """
-    pairs: dict[str, list[tuple[float, float]]] = {SCORE: []}
-    for prediction, label in zip(predictions, labels, strict=True):
-        if prediction.score_native is not None and label.mos is not None:
-            pairs[SCORE].append((prediction.score_native, label.mos))
-        for attribute in vocabulary.evaluated:
-            codes = dict(zip(attribute.values, attribute.codes, strict=True))
-            decided, true = getattr(prediction, attribute.name), getattr(label, attribute.name)
-            if decided is not None and true is not None:
-                pairs.setdefault(attribute.name, []).append((codes[str(decided)], codes[str(true)]))
-    return tuple(
-        correlation(dataset, target, found) for target, found in pairs.items() if len(found) >= _FEWEST
+    pairs = list(zip(predictions, labels, strict=True))
+    scores = [(said.score_native, label.mos) for said, label in pairs]
+    decided: dict[str, list[tuple[float, float]]] = {
+        SCORE: [(one, other) for one, other in scores if one is not None and other is not None]
+    }
+    for attribute in vocabulary.evaluated:
+        found = [pairs[row] for row in _attribute_rows(attribute, pairs)]
+        decided[attribute.name] = list(zip(*_decided_codes(attribute, found), strict=True))
+    results = []
+    for target, values in decided.items():
+        if len(values) >= FEWEST_IMAGES:
+            one, other = np.array(values).T
+            found_srcc, found_plcc = (figure(f(one, other), len(values)) for f in (srcc, plcc))
+            results.append(manifest_result(dataset, target, len(values), found_srcc, found_plcc))
+    return tuple(results)
+
+
+def source_numbers(labels: Sequence[Annotation]) -> NDArray[np.int64]:
+    """Number the sources of images, (n,): an image without one stands for itself."""
+    numbers: dict[tuple[bool, str], int] = {}
+    keys = [(label.source is None, label.source or label.image) for label in labels]
+    return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
+
+
+def _attribute(
+    attribute: Attribute, pairs: Sequence[_Pair], sources: NDArray[np.int64], seed: int
+) -> TargetEvaluation:
+    name = attribute.name
+    decided, true = (np.array(codes, dtype=float) for codes in _decided_codes(attribute, pairs))
+    right = np.array([getattr(said, name) == getattr(label, name) for said, label in pairs])
+    expected = _optional([getattr(said, f"{name}_expected") for said, _ in pairs])
+    statistics = [mean(right.astype(float)), *_agreement_statistics(decided, true)]
+    if expected is not None:
+        statistics += _agreement_statistics(expected, true)
+    accuracy, *figures = estimates(statistics, sources, seed=seed)
+    labels = _label_agreement(attribute, pairs, right, accuracy)
+    agreed = [_agreement(figures[start : start + 3]) for start in range(0, len(figures), 3)]
+    of_expected = agreed[1] if expected is not None else None
+    return TargetEvaluation(name, len(pairs), _count(sources), agreed[0], of_expected, labels)
+
+
+def _label_agreement(
+    attribute: Attribute, pairs: Sequence[_Pair], right: NDArray[np.bool_], accuracy: Estimate
+) -> LabelAgreement:
+    name = attribute.name
+    ((majority, times),) = Counter(str(getattr(label, name)) for _, label in pairs).most_common(1)
+    confidence = _optional([getattr(said, f"{name}_confidence") for said, _ in pairs])
+    return LabelAgreement(
+        accuracy=accuracy,
+        majority_label=majority,
+        majority_accuracy=times / len(pairs),
+        ece=None if confidence is None else ece(confidence, right),
+        ece_if_calibrated=None if confidence is None else ece_if_calibrated(confidence),
     )
 
 
-def correlation(dataset: str, target: str, pairs: Sequence[tuple[float, float]]) -> EvaluationResult:
-    """SRCC and PLCC of (prediction, label) pairs."""
-    predicted, true = np.array(pairs, dtype=float).T
-    srcc = plcc = None
-    if np.ptp(predicted) > 0 and np.ptp(true) > 0:
-        srcc = round(float(spearmanr(predicted, true).statistic), 4)
-        plcc = round(float(pearsonr(predicted, true).statistic), 4)
-    return EvaluationResult(dataset=dataset, target=target, n=len(pairs), srcc=srcc, plcc=plcc)
+def _attribute_rows(attribute: Attribute, pairs: Sequence[_Pair]) -> list[int]:
+    name = attribute.name
+    return [
+        row
+        for row, (said, label) in enumerate(pairs)
+        if None not in (getattr(said, name), getattr(label, name))
+    ]
+
+
+def _decided_codes(attribute: Attribute, pairs: Sequence[_Pair]) -> tuple[list[int], list[int]]:
+    codes = dict(zip(attribute.values, attribute.codes, strict=True))
+    decided = [codes[str(getattr(said, attribute.name))] for said, _ in pairs]
+    return decided, [codes[str(getattr(label, attribute.name))] for _, label in pairs]
+
+
+def _agreement_statistics(predicted: Numbers, true: Numbers) -> list[Statistic]:
+    return [srcc(predicted, true), plcc(predicted, true), rmse(predicted, true)]
+
+
+def _agreement(found: Sequence[Estimate]) -> Agreement:
+    return Agreement(srcc=found[0], plcc=found[1], rmse=found[2])
+
+
+def _score_figures(found: Sequence[Estimate]) -> ScoreFigures:
+    return ScoreFigures(srcc=found[0], plcc=found[1], rmse=found[2], mean_error=found[3])
+
+
+def _optional(values: Sequence[float | None]) -> Numbers | None:
+    known = [value for value in values if value is not None]
+    return np.array(known, dtype=float) if len(known) == len(values) else None
+
+
+def _known(value: float | None) -> float:
+    if value is None:
+        raise ValueError("a prediction has a score, but no score_std")
+    return value
+
+
+def _count(sources: NDArray[np.int64]) -> int:
+    return len(np.unique(sources))

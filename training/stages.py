@@ -30,7 +30,7 @@ from training.config import StageConfig
 from training.data import (
     Collator,
     ConversationDataset,
-    LabelledImage,
+    LabelledImages,
     Renderer,
     plan_conversations,
 )
@@ -57,7 +57,7 @@ class AdapterWords:
 
 
 def train_stage(
-    config: StageConfig, base: Path, images: Sequence[LabelledImage]
+    config: StageConfig, base: Path, images: LabelledImages
 ) -> Qwen2VLForConditionalGeneration | PeftModel:
     """Train what the configuration says on labelled images.
 
@@ -72,7 +72,7 @@ def train_stage(
     Raises:
         ConfigurationError: Labels that the vocabulary does not know, or that no template asks for.
     """
-    problems = [problem for image in images for problem in image.annotation.problems(VOCABULARY)]
+    problems = [problem for label in images.annotations for problem in label.problems(VOCABULARY)]
     if problems:
         raise ConfigurationError(problems)
     encoder = TextEncoder(load_tokenizer(base))
@@ -94,12 +94,12 @@ def train_stage(
 
 
 def conversations(
-    config: StageConfig, encoder: TextEncoder, images: Sequence[LabelledImage]
+    config: StageConfig, encoder: TextEncoder, images: LabelledImages
 ) -> ConversationDataset:
     """Plan the whole stage's conversations, to be rendered on demand."""
     known = answer_templates(VOCABULARY, config.score)
     plan = plan_conversations(
-        [image.annotation for image in images],
+        images.annotations,
         [(known[name], share) for name, share in config.templates.items()],
         config.score,
         config.steps * config.batch_size,
@@ -125,7 +125,7 @@ def conversation(config: StageConfig) -> Conversation:
 def adapter_manifest(
     config: StageConfig,
     base: Path,
-    images: Sequence[LabelledImage],
+    images: LabelledImages,
     words: AdapterWords,
     evaluation: Sequence[EvaluationResult] = (),
 ) -> AdapterManifest:
@@ -156,10 +156,7 @@ def adapter_manifest(
     )
 
 
-def fingerprint(config: StageConfig, images: Sequence[LabelledImage]) -> str:
-    """sha256 of the configuration, seed included, and of every image's pixels and labels."""
-    digest = hashlib.sha256(json.dumps(config.model_dump(mode="json"), sort_keys=True).encode())
-    for image in images:
-        digest.update(image.pixels.tobytes())
-        digest.update(image.annotation.model_dump_json().encode())
-    return digest.hexdigest()
+def fingerprint(config: StageConfig, images: LabelledImages) -> str:
+    """sha256 of the configuration, seed included, and of every image's bytes and labels."""
+    content = json.dumps(config.model_dump(mode="json"), sort_keys=True) + images.digest
+    return hashlib.sha256(content.encode()).hexdigest()

@@ -120,10 +120,21 @@ def check_decimal(
         logs = teacher_forced(made, images, row, written)[-1]
         choices = [*digit_ids, slot.terminator] if slot.trimmed and place >= 2 else digit_ids
         best = int(logs[choices].argmax())
+        if place >= 2:
+            check_later(decision.later[row, place - 2], logs[choices])
         assert int(decision.digits[row, place]) == (best if best < 10 else -1)
         if best == 10:
+            for rest in range(place + 1, slot.digits):
+                assert decision.later[row, rest - 2].tolist() == [1.0] + [0.0] * 9
             break
         written += [digit_ids[best], *([slot.point_id] if place == 0 else [])]
+
+
+def check_later(found: torch.Tensor, logits: torch.Tensor) -> None:
+    """A digit behind greedy ones: ten probabilities, that of the end added to that of 0."""
+    expected = logits.softmax(0)
+    expected[0] += expected[10:].sum()
+    torch.testing.assert_close(found, expected[:10], rtol=0, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("name", SETTINGS)

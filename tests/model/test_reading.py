@@ -7,13 +7,13 @@ import torch
 
 from model.compiling import compile_template
 from model.decoding import ChoiceDecision, DecimalDecision, Decision, Decisions, TextDecision
-from model.reading import PredictionReader
+from model.reading import PredictionReader, decoded_score
 from model.slots import ChoiceSlot, DecimalSlot, SlotProgram
 from model.templates import answer_template
 from model.tokens import IM_END
 from schemas.attributes import VOCABULARY
 from schemas.errors import InferenceError
-from schemas.manifest import AdapterManifest, ScoreScale
+from schemas.manifest import DECODERS, AdapterManifest, Decoder, ScoreScale
 from tests.model.small_adapters import manifest
 from tests.model.small_tokeniser import small_encoder
 
@@ -58,7 +58,9 @@ def decisions(made: SlotProgram, digits: list[list[int]]) -> Decisions:
             second = torch.zeros(2, 10, 10)
             second[:, :, 0] = 1.0
             second[0, 6] = torch.tensor([0.0] * 8 + [1.0, 0.0])
-            slots.append(DecimalDecision(torch.tensor(digits), first, second))
+            later = torch.zeros(2, 1, 10)
+            later[:, 0, 4] = later[:, 0, 8] = 0.5
+            slots.append(DecimalDecision(torch.tensor(digits), first, second, later))
             continue
         assert isinstance(step.slot, ChoiceSlot)
         count = len(step.slot.values)
@@ -90,6 +92,56 @@ def test_every_column_is_exactly_what_was_decided() -> None:
     assert [row.format_mass for row in rows] == pytest.approx((0.9, 0.25))
     assert [row.context_used for row in rows] == ["a barn", None]
     assert {row.composite_score for row in rows} == {None}
+
+
+def belief(written: list[int], later: list[float] | None = None) -> DecimalDecision:
+    """A belief of 4.00 ± 0.1: half 3.9, half 4.1. Every other first digit would be followed by 0."""
+    first = torch.zeros(1, 10)
+    first[0, 3] = first[0, 4] = 0.5
+    second = torch.zeros(1, 10, 10)
+    second[0, :, 0] = 1
+    second[0, 3], second[0, 4] = torch.eye(10)[9], torch.eye(10)[1]
+    third = torch.zeros(1, 0, 10) if later is None else torch.tensor([[later]])
+    return DecimalDecision(torch.tensor([written]), first, second, third)
+
+
+@pytest.mark.parametrize(("decoder", "score"), [("digit_tree", 4.0), ("per_position", 3.6), ("greedy", 4.1)])
+def test_only_the_digit_tree_is_right_at_carries(decoder: Decoder, score: float) -> None:
+    """realqa.md, "Numeric scores as next tokens": with a greedy 4 before it the .9 of 3.9 vanishes."""
+    assert decoded_score(belief([4, 1]), decoder, 2).tolist() == pytest.approx([score])
+
+
+def test_per_position_takes_every_later_digit_behind_the_greedy_ones() -> None:
+    later = [0.0, 0.0, 0.25, 0.0, 0.0, 0.0, 0.75, 0.0, 0.0, 0.0]
+    assert decoded_score(belief([4, 1, 6], later), "per_position", 3).tolist() == pytest.approx([3.65])
+    assert decoded_score(belief([3, 9, 6], later), "per_position", 3).tolist() == pytest.approx([4.45])
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_one_decode_gives_every_reading_and_the_column_is_that_of_the_manifest(decoder: Decoder) -> None:
+    scale = ScoreScale(decoder=decoder)
+    made = decisions(program(scale), [[6, 8, 3], [3, 0, 9]])
+    readings = reader(scale).score_readings(made)
+    rows = reader(scale).read(made, [None, None])
+    assert readings["digit_tree"] == pytest.approx([6.945, 3.045])
+    assert readings["per_position"] == pytest.approx([6.5 + 0.8 + 0.06, 3.06])
+    assert readings["greedy"] == pytest.approx([6.83, 3.09])
+    assert [row.score for row in rows] == readings[decoder]
+    # Beside any reading: the deviation of the tree.
+    assert [row.score_std for row in rows] == pytest.approx(((0.01 + 8.25e-4) ** 0.5, 8.25e-4**0.5), rel=1e-4)
+
+
+def test_a_template_without_a_score_has_no_readings() -> None:
+    encoder = small_encoder()
+    made = compile_template(
+        answer_template("attribute_exposure", VOCABULARY, ScoreScale()),
+        encoder,
+        encoder.special(IM_END),
+        "segments",
+    )
+    one = ChoiceDecision(torch.tensor([0]), torch.full((1, 5), 0.2))
+    found = PredictionReader(made, manifest(), encoder).score_readings(Decisions((one,), torch.ones(1)))
+    assert found == {}
 
 
 def test_a_trimmed_score_reads_its_missing_digits_as_nothing() -> None:

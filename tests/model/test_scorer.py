@@ -21,7 +21,7 @@ from model.reading import digit_tree_moments
 from model.scorer import Scorer, resolve_device
 from schemas.attributes import VOCABULARY
 from schemas.errors import ConfigurationError, DecodeError, FetchError, ManifestMismatchError
-from schemas.manifest import CompositeWeights, ScoreScale
+from schemas.manifest import DECODERS, CompositeWeights, Decoder, ScoreScale
 from schemas.records import Prediction
 from tests.model.artefact import Artefact, write_artefact
 
@@ -168,6 +168,14 @@ def test_provenance_names_everything_needed_to_score_again(scorer: Scorer, artef
         "digit_tree",
     )
     assert "SYNTHETIC" in scorer.describe()
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_a_scorer_says_how_its_decoder_reads_the_score(tmp_path: Path, decoder: Decoder) -> None:
+    made = write_artefact(tmp_path, score=ScoreScale(decoder=decoder))
+    scorer = Scorer.load(made.adapter)
+    assert scorer.provenance.decoder == decoder
+    assert "standard deviation" in scorer.describe()
 
 
 def test_a_wrong_base_or_template_or_device_is_refused_with_reasons(

@@ -13,7 +13,7 @@ def _python(code: str) -> str:
     return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["demo", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["demo", "--help"], ["evaluate", "--help"]])
 def test_help_needs_no_torch(arguments: list[str]) -> None:
     code = (
         "import sys\nfrom training.__main__ import main\n"
@@ -40,6 +40,15 @@ def test_an_earlier_model_is_not_overwritten(tmp_path: Path, capsys) -> None:
     (tmp_path / "adapter").mkdir()
     assert main(["demo", "--output", str(tmp_path)]) == 2
     assert "exist already" in capsys.readouterr().err
+
+
+def test_wrong_options_of_evaluate_load_nothing(tmp_path: Path, capsys) -> None:
+    options = ["--limit", "0", "--mos-range", "5", "1", "--json", str(tmp_path / "nowhere" / "out.json")]
+    assert main(["evaluate", "nowhere", str(tmp_path), *options]) == 2
+    said = capsys.readouterr().err
+    assert said.count("error: ") == 3
+    for option in ("--limit", "--mos-range", "--json"):
+        assert option in said
 
 
 def test_no_command_is_an_error() -> None:

@@ -1,55 +1,206 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
 from schemas.annotations import Annotation
 from schemas.attributes import VOCABULARY
+from schemas.manifest import ScoreScale
 from schemas.records import Prediction
-from training.evaluate import correlation, evaluate
+from training.bootstrap import estimates
+from training.evaluate import compare_decoders, evaluate, evaluate_predictions, score_coverage, source_numbers
+from training.evaluation import TargetEvaluation
+from training.figures import mean, srcc
 
-MOS = [1.0, 4.0, 3.0, 9.0]
-EXPOSURES = ["overexposed", "slightly underexposed", "properly exposed", "underexposed"]
+NATIVE = ScoreScale(native_low=1, native_high=5)
+MOS = [1.0, 2.0, 1.5, 4.5, 3.0, 4.0]
+EXPOSURES = [
+    "overexposed",
+    "slightly underexposed",
+    "properly exposed",
+    "underexposed",
+    "properly exposed",
+    "properly exposed",
+]
+COMPOSITIONS = [1, 5, 9, 10, 2, 2]
 
 
-def _labels() -> list[Annotation]:
-    rows = zip(MOS, EXPOSURES, [1, 5, 9, 10], strict=True)
-    return [Annotation(image="x", mos=mos, exposure=exposure, composition=c) for mos, exposure, c in rows]
-
-
-def test_a_perfect_prediction_has_correlation_one() -> None:
-    predictions = [
-        Prediction(score_native=label.mos, exposure=label.exposure, composition=label.composition)
-        for label in _labels()
+def labels() -> list[Annotation]:
+    rows = zip(MOS, EXPOSURES, COMPOSITIONS, strict=True)
+    return [
+        Annotation(image=f"{index}.jpg", mos=mos, exposure=exposure, composition=c)
+        for index, (mos, exposure, c) in enumerate(rows)
     ]
-    results = evaluate(predictions, _labels(), VOCABULARY, "toy")
-    assert [(r.target, r.n) for r in results] == [("score", 4), ("composition", 4), ("exposure", 4)]
-    assert all(r.srcc == pytest.approx(1) and r.plcc == pytest.approx(1) for r in results)
-    assert {r.dataset for r in results} == {"toy"}
 
 
-def test_labels_of_one_code_count_as_equal() -> None:
+def perfect() -> list[Prediction]:
+    return [
+        Prediction(
+            score=(label.mos - 1) * 2.5,
+            score_std=0.5,
+            score_native=label.mos,
+            exposure=label.exposure,
+            composition=label.composition,
+        )
+        for label in labels()
+        if label.mos is not None
+    ]
+
+
+def target(predictions: list[Prediction], name: str) -> TargetEvaluation:
+    found = evaluate_predictions(predictions, labels(), VOCABULARY, NATIVE)
+    return next(one for one in found.targets if one.target == name)
+
+
+def test_a_perfect_prediction_has_correlation_one_and_no_error_on_the_scale_of_ten() -> None:
+    found = evaluate_predictions(perfect(), labels(), VOCABULARY, NATIVE)
+    assert [(t.target, t.images, t.sources) for t in found.targets] == [
+        ("score", 6, 6),
+        ("composition", 6, 6),
+        ("exposure", 6, 6),
+    ]
+    for one in found.targets:
+        assert one.decided.srcc.value == pytest.approx(1)
+        assert one.decided.plcc.value == pytest.approx(1)
+        assert one.decided.rmse.value == pytest.approx(0)
+
+
+def test_errors_of_the_score_are_in_points_of_ten_whatever_the_native_scale() -> None:
+    off = [replace(said, score=(said.score or 0) + 0.5) for said in perfect()]
+    assert target(off, "score").decided.rmse.value == pytest.approx(0.5)
+
+
+def test_labels_of_one_code_are_equal_in_codes_but_not_as_labels() -> None:
     swapped = {"overexposed": "underexposed", "underexposed": "overexposed"}
-    predictions = [Prediction(exposure=swapped.get(e, e)) for e in EXPOSURES]
-    (exposure,) = evaluate(predictions, _labels(), VOCABULARY, "toy")
-    assert exposure.srcc == pytest.approx(1)
+    found = target([Prediction(exposure=swapped.get(e, e)) for e in EXPOSURES], "exposure")
+    assert found.decided.srcc.value == pytest.approx(1)
+    assert found.labels is not None
+    assert found.labels.accuracy.value == pytest.approx(4 / 6)
 
 
-def test_a_constant_prediction_has_no_correlation() -> None:
-    result = correlation("toy", "score", [(5.0, mos) for mos in MOS])
-    assert (result.srcc, result.plcc, result.n) == (None, None, 4)
+def test_saying_the_majority_label_always_is_seen_beside_the_accuracy() -> None:
+    found = target([Prediction(exposure="properly exposed")] * 6, "exposure")
+    assert (found.decided.srcc.value, found.decided.plcc.value) == (None, None)
+    assert found.labels is not None
+    assert found.labels.majority_label == "properly exposed"
+    assert found.labels.accuracy.value == found.labels.majority_accuracy == 0.5
 
 
-def test_correlations_are_those_of_scipy() -> None:
+def test_expected_codes_and_confidences_are_measured_where_there_are_any() -> None:
+    expected = [1.5, 1.0, 2.75, 1.25, 2.5, 3.0]
+    predictions = [
+        Prediction(exposure="properly exposed", exposure_expected=code, exposure_confidence=0.9)
+        for code in expected
+    ]
+    found = target(predictions, "exposure")
+    codes = [1, 2, 3, 1, 3, 3]
+    assert found.expected is not None
+    assert found.labels is not None
+    assert found.expected.srcc.value == pytest.approx(spearmanr(expected, codes).statistic)
+    assert found.expected.rmse.value == pytest.approx(
+        np.sqrt(np.mean((np.array(expected) - np.array(codes)) ** 2))
+    )
+    assert found.labels.ece == pytest.approx(0.4)  # half are right, .9 was said
+    assert target(perfect(), "exposure").expected is None
+
+
+def test_coverage_of_deviations_made_by_hand() -> None:
+    true = np.array([5.0, 5.0, 5.0, 5.0])
+    score = np.array([5.25, 4.5, 6.5, 8.0])
+    deviation = np.array([0.25, 0.25, 1.0, 1.0])
+    one, two = score_coverage(score, deviation, true, np.arange(4))
+    assert (one.deviations, one.share.value, one.gaussian) == (1, 0.25, 0.683)
+    assert (two.deviations, two.share.value, two.gaussian) == (2, 0.75, 0.954)
+
+
+def test_coverage_has_the_nominal_share_where_errors_are_gaussian() -> None:
     rng = np.random.default_rng(0)
-    pairs = [(float(a), float(a + b)) for a, b in rng.normal(size=(50, 2))]
-    result = correlation("toy", "score", pairs)
-    predicted, true = zip(*pairs, strict=True)
-    assert result.srcc == pytest.approx(spearmanr(predicted, true).statistic, abs=1e-4)
-    assert result.plcc == pytest.approx(np.corrcoef(predicted, true)[0, 1], abs=1e-4)
+    deviation = rng.uniform(0.2, 2.0, size=4000)
+    for found in score_coverage(rng.normal(0, deviation), deviation, np.zeros(4000), np.arange(4000)):
+        assert found.share.low is not None
+        assert found.share.high is not None
+        assert found.share.low < found.gaussian < found.share.high
+
+
+def test_decoders_are_compared_with_the_tree_on_the_same_resamples() -> None:
+    rng = np.random.default_rng(1)
+    true, sources = rng.uniform(0, 10, size=60), np.arange(60) // 2
+    tree = true + rng.normal(0, 0.5, size=60)
+    readings = {"digit_tree": tree, "per_position": tree - 0.3, "greedy": tree + rng.normal(0, 1, size=60)}
+    found = {one.decoder: one for one in compare_decoders(readings, true, sources)}
+    assert found["digit_tree"].difference is None
+    shifted = found["per_position"]
+    assert shifted.difference is not None
+    # A constant shift changes no rank, and its mean error by exactly the shift in every resample.
+    assert (shifted.difference.srcc.low, shifted.difference.srcc.high) == pytest.approx((0, 0))
+    error = shifted.difference.mean_error
+    assert (error.value, error.low, error.high) == pytest.approx((-0.3, -0.3, -0.3))
+    assert shifted.figures.mean_error == estimates([mean(tree - 0.3 - true)], sources)[0]
+    worse = found["greedy"].difference
+    assert worse is not None
+    assert worse.srcc.value == pytest.approx(
+        spearmanr(readings["greedy"], true).statistic - spearmanr(tree, true).statistic
+    )
+    assert worse.rmse.low is not None
+    assert worse.rmse.low > 0
+
+
+def test_readings_of_images_without_a_label_are_left_out() -> None:
+    unlabelled = [*labels(), Annotation(image="z.jpg")]
+    readings = {"digit_tree": [*(p.score or 0.0 for p in perfect()), 9.0]}
+    found = evaluate_predictions(
+        [*perfect(), Prediction(score=9.0)], unlabelled, VOCABULARY, NATIVE, readings
+    )
+    assert (found.images, found.targets[0].images) == (7, 6)
+    assert found.decoders[0].figures.rmse.value == pytest.approx(0)
+
+
+def test_images_of_one_source_are_drawn_together() -> None:
+    rng = np.random.default_rng(2)
+    true = np.repeat(rng.uniform(1, 9, size=20), 3)
+    score = np.repeat(rng.uniform(1, 9, size=20), 3)
+    said = [Prediction(score=float(value), score_std=1.0) for value in score]
+    notes = [
+        Annotation(image=f"{index}.jpg", source=f"s{index // 3}", mos=float(mos))
+        for index, mos in enumerate(true)
+    ]
+    found = evaluate_predictions(said, notes, VOCABULARY, ScoreScale())
+    assert (found.images, found.sources) == (60, 20)
+    assert found.targets[0].decided.srcc == estimates([srcc(score, true)], np.arange(60) // 3)[0]
+
+
+def test_an_image_without_a_source_stands_for_itself() -> None:
+    notes = [
+        Annotation(image="a.jpg", source="b.jpg"),
+        Annotation(image="b.jpg"),
+        Annotation(image="c.jpg", source="b.jpg"),
+        Annotation(image="d.jpg"),
+    ]
+    assert source_numbers(notes).tolist() == [0, 1, 0, 2]
+
+
+def test_targets_with_fewer_than_three_labels_are_left_out() -> None:
+    found = evaluate_predictions(perfect()[:2], labels()[:2], VOCABULARY, NATIVE)
+    assert (found.images, found.targets, found.coverage, found.decoders) == (2, (), (), ())
+
+
+def test_a_manifest_gets_the_correlations_of_decided_values() -> None:
+    predictions = [replace(said, composition=3) for said in perfect()]
+    results = evaluate_predictions(predictions, labels(), VOCABULARY, NATIVE).results("toy")
+    assert [(r.target, r.n, r.srcc) for r in results] == [
+        ("score", 6, 1.0),
+        ("composition", 6, None),
+        ("exposure", 6, 1.0),
+    ]
+    assert {r.dataset for r in results} == {"toy"}
+    assert evaluate(predictions, labels(), VOCABULARY, "toy") == results
 
 
 def test_predictions_and_labels_must_pair_up() -> None:
     with pytest.raises(ValueError):
-        evaluate([Prediction()], _labels(), VOCABULARY, "toy")
+        evaluate([Prediction()], labels(), VOCABULARY, "toy")
+    with pytest.raises(ValueError):
+        evaluate_predictions([Prediction()], labels(), VOCABULARY, NATIVE)

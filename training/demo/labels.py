@@ -7,15 +7,21 @@ and nothing of human taste.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from schemas.annotations import Annotation
-from training.demo.degradations import Severities
+from training.demo.degradations import BlurKind, Severities
 
-UNTOUCHED_SHARE = 0.12
+UNTOUCHED_SHARE = 0.08
 """Share of pictures that nothing is done to."""
+
+SUBJECT_SHARE = 0.75
+"""Share of pictures that a subject is put into; in the others there is nothing to cut or to be around."""
 
 MOS_NOISE, INTEGER_NOISE = 0.15, 0.3
 """Standard deviation of the noise on the score (of 10) and, before rounding, on the integers."""
@@ -31,41 +37,64 @@ class _Step:
     weight: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Unclear:
+    """One label of clarity, and the severity of every cause that earns it alone."""
+
+    label: str
+    weight: float
+    blur_px: tuple[float, float]
+    noise_levels: tuple[float, float]
+    jpeg_quality: tuple[int, int]
+
+
 _CLARITY = (
-    _Step("clear", 0.0, 0.0, 0.37),
-    _Step("slightly blurry", 0.7, 1.1, 0.21),
-    _Step("blurry", 1.6, 2.4, 0.21),
-    _Step("very blurry", 3.4, 5.0, 0.21),
+    _Unclear("clear", 0.34, (0.0, 0.0), (0.0, 0.0), (85, 95)),
+    _Unclear("slightly blurry", 0.22, (0.8, 1.2), (8.0, 12.0), (22, 30)),
+    _Unclear("blurry", 0.22, (1.8, 2.7), (18.0, 27.0), (10, 14)),
+    _Unclear("very blurry", 0.22, (4.0, 6.0), (40.0, 60.0), (3, 5)),
 )
+_CAUSES = (("blur", 0.6), ("noise", 0.22), ("jpeg", 0.18))
+_SECOND_CAUSE_SHARE = 0.2
+_BLUR_KINDS: tuple[tuple[BlurKind, float], ...] = (("focus", 0.4), ("defocus", 0.3), ("motion", 0.3))
 _EXPOSURE = (
     _Step("properly exposed", 0.0, 0.0, 0.36),
-    _Step("slightly overexposed", 0.7, 1.1, 0.16),
-    _Step("overexposed", 1.7, 2.6, 0.16),
-    _Step("slightly underexposed", -1.5, -1.0, 0.16),
-    _Step("underexposed", -3.4, -2.3, 0.16),
+    _Step("slightly overexposed", 0.8, 1.2, 0.16),
+    _Step("overexposed", 1.9, 2.8, 0.16),
+    _Step("slightly underexposed", -1.6, -1.1, 0.16),
+    _Step("underexposed", -3.6, -2.5, 0.16),
 )
+_CLIPPED = {"slightly overexposed": (0.10, 0.18), "overexposed": (0.35, 0.55)}
+_CLIPPED_SHARE = 0.35
+"""Share of the pictures exposed too much that get blown-out highlights instead of more light everywhere."""
 _SATURATION = (
     _Step("properly saturated", 1.0, 1.0, 0.36),
-    _Step("slightly oversaturated", 1.6, 1.9, 0.16),
-    _Step("oversaturated", 2.6, 4.0, 0.16),
-    _Step("slightly undersaturated", 0.35, 0.55, 0.16),
-    _Step("undersaturated", 0.0, 0.12, 0.16),
+    _Step("slightly oversaturated", 1.6, 2.0, 0.16),
+    _Step("oversaturated", 2.8, 4.2, 0.16),
+    _Step("slightly undersaturated", 0.3, 0.5, 0.16),
+    _Step("undersaturated", 0.0, 0.1, 0.16),
 )
 _LEVEL = (
-    _Step("taken straight", 0.0, 0.0, 0.7),
-    _Step("not horizontal", 10.0, 25.0, 0.3),
+    _Step("taken straight", 0.0, 0.0, 0.5),
+    _Step("not horizontal", 10.0, 25.0, 0.5),
 )
 _INTEGRITY = (
-    _Step("complete", 0.0, 0.0, 0.7),
-    _Step("partially complete (slightly cut off or slightly obscured)", 0.05, 0.10, 0.15),
-    _Step("incomplete (mostly cut off or mostly obscured)", 0.22, 0.4, 0.15),
+    _Step("complete", 0.0, 0.0, 0.36),
+    _Step("partially complete (slightly cut off or slightly obscured)", 0.18, 0.30, 0.32),
+    _Step("incomplete (mostly cut off or mostly obscured)", 0.55, 0.7, 0.32),
 )
-_CLUTTER = (
-    _Step("uncluttered", 0, 0, 0.7),
-    _Step("moderately cluttered", 3, 4, 0.15),
-    _Step("cluttered", 9, 14, 0.15),
+_SUBJECT_CLUTTER = (
+    _Step("uncluttered", 0, 0, 0.36),
+    _Step("moderately cluttered", 2, 3, 0.32),
+    _Step("cluttered", 6, 9, 0.32),
+)
+_BACKGROUND_CLUTTER = (
+    _Step("uncluttered", 0, 0, 0.36),
+    _Step("moderately cluttered", 3, 4, 0.32),
+    _Step("cluttered", 10, 15, 0.32),
 )
 _CONTRAST = (_Step("full", 1.0, 1.0, 0.75), _Step("flat", 0.3, 0.6, 0.25))
+_OFF_CENTRE = (_Step("centred", 0.0, 0.12, 0.5), _Step("aside", 0.35, 0.6, 0.5))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +102,7 @@ class Verdict:
     """The labels that severities earn."""
 
     severities: Severities
+    has_subject: bool
     subject_integrity: str
     subject_clutter: str
     background_clutter: str
@@ -85,63 +115,95 @@ class Verdict:
 def sample_verdict(rng: np.random.Generator) -> Verdict:
     """Draw every degradation independently, several at once, and name the labels."""
     untouched = rng.random() < UNTOUCHED_SHARE
+    has_subject = bool(rng.random() < SUBJECT_SHARE)
 
-    def draw(steps: tuple[_Step, ...]) -> tuple[str, float]:
-        weights = np.array([step.weight for step in steps])
+    def draw(steps: Sequence[_Step], possible: bool = True) -> tuple[str, float]:
         # Always drawn, used or not: what one attribute gets must not shift the others.
-        step = steps[rng.choice(len(steps), p=weights / weights.sum())]
+        step = steps[rng.choice(len(steps), p=[step.weight for step in steps])]
         share = rng.random()
-        if untouched:
+        if untouched or not possible:
             step = steps[0]
         return step.label, step.low + (step.high - step.low) * share
 
-    clarity, blur_px = draw(_CLARITY)
     exposure, stops = draw(_EXPOSURE)
     saturation, gain = draw(_SATURATION)
     level, degrees = draw(_LEVEL)
-    integrity, hidden = draw(_INTEGRITY)
-    subject, subject_pieces = draw(_CLUTTER)
-    background, background_pieces = draw(_CLUTTER)
+    integrity, cut = draw(_INTEGRITY, has_subject)
+    subject, subject_pieces = draw(_SUBJECT_CLUTTER, has_subject)
+    background, background_pieces = draw(_BACKGROUND_CLUTTER)
     _, contrast = draw(_CONTRAST)
+    _, off_centre = draw(_OFF_CENTRE, has_subject)
+    clipped = 0.0
+    blown_out = rng.random() < _CLIPPED_SHARE
+    if blown_out and exposure in _CLIPPED:
+        clipped, stops = float(rng.uniform(*_CLIPPED[exposure])), 0.0
+    clarity = _CLARITY[0 if untouched else rng.choice(len(_CLARITY), p=[step.weight for step in _CLARITY])]
     severities = Severities(
-        blur_px=blur_px,
-        blur_kind="motion" if rng.random() < 0.25 else "focus",
+        **_unclear(clarity, rng),
         exposure_ev=stops,
+        clipped=clipped,
         saturation_gain=gain,
         contrast_gain=contrast,
         tilt_deg=degrees if rng.random() < 0.5 else -degrees,
-        hidden=hidden,
+        cut=cut,
+        off_centre=off_centre,
         subject_pieces=round(subject_pieces),
         background_pieces=round(background_pieces),
     )
-    return Verdict(severities, integrity, subject, background, level, clarity, exposure, saturation)
+    return Verdict(
+        severities, has_subject, integrity, subject, background, level, clarity.label, exposure, saturation
+    )
+
+
+def _unclear(step: _Unclear, rng: np.random.Generator) -> dict[str, Any]:
+    """Draw what makes a picture unclear: one cause that earns the label, sometimes a weaker second one."""
+    names, shares = zip(*_CAUSES, strict=True)
+    first, second = rng.choice(names, size=2, replace=False, p=shares)
+    kinds, kind_shares = zip(*_BLUR_KINDS, strict=True)
+    causes = {first: step}
+    if rng.random() < _SECOND_CAUSE_SHARE and step.label != "clear":
+        causes[second] = _CLARITY[_CLARITY.index(step) - 1]
+    untouched = _CLARITY[0]
+    return {
+        "blur_px": float(rng.uniform(*causes.get("blur", untouched).blur_px)),
+        "blur_kind": str(rng.choice(kinds, p=kind_shares)),
+        "noise_levels": float(rng.uniform(*causes.get("noise", untouched).noise_levels)),
+        "jpeg_quality": int(rng.integers(*causes.get("jpeg", untouched).jpeg_quality, endpoint=True)),
+    }
 
 
 def badness(severities: Severities) -> dict[str, float]:
     """Every severity on one scale: 0 = untouched, 1 = the worst that is sampled."""
     stops, gain = severities.exposure_ev, severities.saturation_gain
+    unclear = (
+        _share(math.log1p(severities.blur_px), math.log1p(5.0)),
+        _share(math.log1p(severities.noise_levels / 10), math.log1p(5.0)),
+        _share(math.log(85 / min(severities.jpeg_quality, 85)), math.log(85 / 4)),
+    )
     return {
-        "blur": _share(severities.blur_px, 4.0),
-        "exposure": _share(stops, 2.2) if stops > 0 else _share(-stops, 3.0),
-        "saturation": _share(gain - 1, 2.5) if gain > 1 else _share(1 - gain, 1.0),
+        "unclear": max(unclear),
+        "exposure": max(_share(stops, 2.4), _share(-stops, 3.1), _share(severities.clipped, 0.45)),
+        "saturation": _share(gain - 1, 2.7) if gain > 1 else _share(1 - gain, 1.0),
         "contrast": _share(1 - severities.contrast_gain, 0.7),
         "tilt": _share(abs(severities.tilt_deg), 20.0),
-        "hidden": _share(severities.hidden, 0.35),
-        "subject_clutter": _share(severities.subject_pieces, 12.0),
-        "background_clutter": _share(severities.background_pieces, 12.0),
+        "cut": _share(severities.cut, 0.65),
+        "off_centre": _share(severities.off_centre, 0.8),
+        "subject_clutter": _share(severities.subject_pieces, 9.0),
+        "background_clutter": _share(severities.background_pieces, 15.0),
     }
 
 
-_COMPOSITION = {"tilt": 0.45, "hidden": 0.75, "subject_clutter": 0.5, "background_clutter": 0.4}
-_EYE_CATCHING = {"blur": 0.6, "exposure": 0.55, "saturation": 0.35, "contrast": 0.5, "hidden": 0.4}
+_COMPOSITION = {"tilt": 0.4, "off_centre": 0.45, "cut": 0.6, "subject_clutter": 0.25, "background_clutter": 0.2}
+_EYE_CATCHING = {"unclear": 0.6, "exposure": 0.55, "saturation": 0.35, "contrast": 0.5, "cut": 0.3}
 _SCORE = {
-    "blur": 0.65,
+    "unclear": 0.65,
     "exposure": 0.6,
     "saturation": 0.4,
     "contrast": 0.3,
     "tilt": 0.2,
-    "hidden": 0.5,
-    "subject_clutter": 0.3,
+    "off_centre": 0.1,
+    "cut": 0.4,
+    "subject_clutter": 0.25,
     "background_clutter": 0.2,
 }
 """What the worst of each costs: score = 0.4 + 9.2 · Π (1 − cost · badness) + noise."""

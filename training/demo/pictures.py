@@ -1,29 +1,27 @@
-"""The demo's data set: photographs, degraded, encoded as files are, and read by the path of serving."""
+"""The demo's pictures: photographs with a scene in them, degraded, encoded as files are."""
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from schemas.annotations import Annotation
 from schemas.manifest import ImageRule
-from training.data import LabelledImage, labelled_image
-from training.demo.degradations import Pixels, degrade, tilt
-from training.demo.labels import annotate, sample_verdict
-from training.demo.photographs import Photograph
+from training.demo.degradations import Severities, degrade, jpeg, straightened_size
+from training.demo.labels import Verdict, annotate, sample_verdict
+from training.demo.scenes import Mask, Scene, compose
 
-_WORKING_SCALE = 1.4
-"""Pictures are degraded at up to this many times the model's size, per side: enough that the resize to the
-budget is a real one, little enough to be quick."""
+_WORKING_SCALE = (1.0, 1.4)
+"""Pictures are degraded at this many times the model's size, per side: large enough that the resize to the
+budget is a real one, little enough to be quick. Smaller photographs are not enlarged."""
 
-_PIECE_SIDE_PX = 64
+_SMALLEST_PART = 0.65
 _CROPPED_SHARE = 0.7
-_JPEG_QUALITY = (82, 96)
 _CONTEXT_SHARE = 0.4
 _CONTEXTS = (
     "IMG_{n}",
@@ -36,18 +34,39 @@ _CONTEXTS = (
 )
 
 
+ZONE_SIDE = 48
+"""Finer than the visual tokens of any picture of the demo."""
+
+
+@dataclass(frozen=True, slots=True)
+class Photo:
+    """A photograph to make pictures of."""
+
+    name: str
+    image: Image.Image
+
+
 @dataclass(frozen=True, slots=True)
 class Degraded:
-    """An encoded picture, its labels and the photograph it was made of."""
+    """An encoded picture and all that is known about it.
+
+    Attributes:
+        data: A JPEG file.
+        annotation: Labels; ``source`` names the photograph.
+        severities: What was done.
+        zones: uint8 (3, ZONE_SIDE, ZONE_SIDE), the picture shrunk to a square: how much of every place shows
+            the subject, objects around it, objects in the background; 255 = nothing else.
+    """
 
     data: bytes
     annotation: Annotation
-    photograph: str
+    severities: Severities
+    zones: npt.NDArray[np.uint8]
 
 
 def degraded_pictures(
-    photographs: Sequence[tuple[Photograph, Image.Image]],
-    pieces_from: Sequence[tuple[Photograph, Image.Image]],
+    photographs: Sequence[Photo],
+    cutouts: Sequence[Image.Image],
     count: int,
     rule: ImageRule,
     seed: int,
@@ -56,63 +75,72 @@ def degraded_pictures(
 
     Args:
         photographs: What to degrade.
-        pieces_from: Where foreign objects for the clutter are cut from.
+        cutouts: Subjects and foreign objects, RGBA.
         count: Number of pictures.
         rule: Pixel budget, which lengths refer to.
         seed: Same seed, same pictures.
     """
     rng = np.random.default_rng(seed)
-    pieces = tuple(
-        np.asarray(image.resize((_PIECE_SIDE_PX, _PIECE_SIDE_PX), reducing_gap=2)) for _, image in pieces_from
-    )
     order: list[int] = []
     while len(order) < count:
         order += rng.permutation(len(photographs)).tolist()
     for number, index in enumerate(order[:count]):
-        photograph, image = photographs[index]
-        yield _picture(photograph, image, pieces, number, rule, rng)
-
-
-def decoded(pictures: Iterator[Degraded], rule: ImageRule) -> list[LabelledImage]:
-    """Read encoded pictures by the path of serving and keep them in memory, 190 KB each at 252 × 252 px."""
-    return [labelled_image(picture.data, picture.annotation, rule) for picture in pictures]
+        # A generator each: a picture does not depend on how many numbers the ones before it drew.
+        yield _picture(photographs[index], cutouts, number, rule, np.random.default_rng([seed, number]))
 
 
 def _picture(
-    photograph: Photograph,
-    image: Image.Image,
-    pieces: tuple[Pixels, ...],
-    number: int,
-    rule: ImageRule,
-    rng: np.random.Generator,
+    photograph: Photo, cutouts: Sequence[Image.Image], number: int, rule: ImageRule, rng: np.random.Generator
 ) -> Degraded:
     verdict = sample_verdict(rng)
-    view = _view(image, rule, rng)
-    # The tilt's crop makes the frame smaller, and the frame is what the model sees.
-    seen = tilt(view, verdict.severities.tilt_deg)
-    scale = math.sqrt(seen.width * seen.height / rule.max_pixels)
-    pixels = degrade(np.asarray(view), verdict.severities, rng, scale=scale, pieces=pieces)
-    file = io.BytesIO()
-    quality = int(rng.integers(*_JPEG_QUALITY))
-    Image.fromarray(pixels).save(file, "JPEG", quality=quality, subsampling=0)
-    annotation = annotate(verdict, f"{photograph.name}-{number}.jpg", rng)
-    if rng.random() < _CONTEXT_SHARE:
-        context = _CONTEXTS[rng.integers(len(_CONTEXTS))]
-        annotation = annotation.model_copy(
-            update={"context": context.format(n=rng.integers(1000, 9999), d=rng.integers(1, 15))}
-        )
-    return Degraded(file.getvalue(), annotation, photograph.name)
+    scene, verdict = _scene(photograph, cutouts, verdict, rule, rng)
+    size = scene.picture.size
+    scale = max(1.0, math.sqrt(size[0] * size[1] / rule.max_pixels))
+    pixels = degrade(np.asarray(scene.picture), verdict.severities, rng, scale=scale)
+    annotation = annotate(verdict, f"{photograph.name}-{number}.jpg", rng).model_copy(
+        update={"source": photograph.name, "context": _context(rng)}
+    )
+    data = jpeg(pixels, verdict.severities.jpeg_quality)
+    zones = [_shrunk(zone) for zone in (scene.subject, scene.subject_pieces, scene.background_pieces)]
+    return Degraded(data, annotation, verdict.severities, np.stack(zones))
 
 
-def _view(image: Image.Image, rule: ImageRule, rng: np.random.Generator) -> Image.Image:
-    """A random part of the photograph, sometimes mirrored, at the working size."""
-    part = rng.uniform(0.6, 1.0)
+def _shrunk(zone: Mask) -> npt.NDArray[np.uint8]:
+    whole = Image.fromarray((zone * 255 + 0.5).astype(np.uint8))
+    return np.asarray(whole.resize((ZONE_SIDE, ZONE_SIDE), Image.Resampling.BOX))
+
+
+def _scene(
+    photograph: Photo,
+    cutouts: Sequence[Image.Image],
+    verdict: Verdict,
+    rule: ImageRule,
+    rng: np.random.Generator,
+) -> tuple[Scene, Verdict]:
+    """Compose, and write down where the subject came to stand."""
+    severities = verdict.severities
+    view = _view(photograph.image, rule, severities.tilt_deg, rng)
+    first, *others = rng.permutation(len(cutouts)).tolist()
+    subject = cutouts[first] if verdict.has_subject else None
+    scene = compose(view, subject, [cutouts[index] for index in others], severities, rng)
+    return scene, replace(verdict, severities=replace(severities, off_centre=scene.off_centre))
+
+
+def _context(rng: np.random.Generator) -> str | None:
+    text = _CONTEXTS[rng.integers(len(_CONTEXTS))].format(n=rng.integers(1000, 9999), d=rng.integers(1, 15))
+    return text if rng.random() < _CONTEXT_SHARE else None
+
+
+def _view(image: Image.Image, rule: ImageRule, tilt_deg: float, rng: np.random.Generator) -> Image.Image:
+    """A random part of the photograph, sometimes mirrored, so large that the straightened rest fits."""
+    part = rng.uniform(_SMALLEST_PART, 1.0)
     if rng.random() >= _CROPPED_SHARE:
         part = 1.0
     width, height = image.width * part, image.height * part
     left, top = rng.uniform(0, image.width - width), rng.uniform(0, image.height - height)
-    most = rule.max_pixels * _WORKING_SCALE**2
-    shrink = min(1.0, math.sqrt(most / (width * height)))
+    kept = straightened_size(width, height, tilt_deg)
+    most = rule.max_pixels * rng.uniform(*_WORKING_SCALE) ** 2
+    shrink = min(1.0, math.sqrt(most / (kept[0] * kept[1])))
     size = (round(width * shrink), round(height * shrink))
     box = (left, top, left + width, top + height)
     view = image.resize(size, Image.Resampling.BICUBIC, box, reducing_gap=3)

@@ -1,0 +1,134 @@
+"""What an evaluation holds: figures with their intervals, by target, deviation and decoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from schemas.manifest import Decoder, EvaluationResult
+from training.bootstrap import RESAMPLES, Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How predicted numbers follow true ones; RMSE in codes, or in points of 0–10 for the score."""
+
+    srcc: Estimate
+    plcc: Estimate
+    rmse: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class LabelAgreement:
+    """How decided labels, not codes, match the true ones.
+
+    Attributes:
+        accuracy: Share of images whose decided label is the true one.
+        majority_label: The most frequent true label of these images.
+        majority_accuracy: What saying it of every image would score.
+        ece: Expected calibration error of the confidences (``training.figures.ece``); None without them.
+        ece_if_calibrated: The ECE to expect by chance if the confidences were right.
+    """
+
+    accuracy: Estimate
+    majority_label: str
+    majority_accuracy: float
+    ece: float | None
+    ece_if_calibrated: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class TargetEvaluation:
+    """One target.
+
+    Attributes:
+        target: ``score`` or an attribute's name.
+        images: Images that have both a prediction and a label.
+        sources: Sources of these images.
+        decided: Of the decided value; the score as its decoder reads it.
+        expected: Of the expected code; None for the score, and where predictions carry none.
+        labels: None for the score.
+    """
+
+    target: str
+    images: int
+    sources: int
+    decided: Agreement
+    expected: Agreement | None
+    labels: LabelAgreement | None
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """How many true scores lie within so many ``score_std`` of ``score``.
+
+    Attributes:
+        deviations: 1 or 2.
+        share: Of the images, on the scale of 0 to 10, both ends included.
+        gaussian: The share if errors were Gaussian with exactly that deviation.
+    """
+
+    deviations: int
+    share: Estimate
+    gaussian: float
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreFigures:
+    """Figures of the score as one decoder reads it, in points of 0–10; ``mean_error`` is predicted − true."""
+
+    srcc: Estimate
+    plcc: Estimate
+    rmse: Estimate
+    mean_error: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderEvaluation:
+    """One way to read the score.
+
+    Attributes:
+        decoder: Which.
+        figures: Of its readings.
+        difference: Its figures − those of ``digit_tree``, on the same resamples; None for that one.
+    """
+
+    decoder: Decoder
+    figures: ScoreFigures
+    difference: ScoreFigures | None
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Everything that was measured on one set of images.
+
+    Attributes:
+        images: Number of images.
+        sources: Number of sources; an image without one stands for itself.
+        targets: The score first, then the attributes; those with fewer than three labels are left out.
+        coverage: Of the score's deviation; empty without scores.
+        decoders: Ways to read the score; empty where no readings were given.
+        seed, resamples: Of the intervals.
+    """
+
+    images: int
+    sources: int
+    targets: tuple[TargetEvaluation, ...]
+    coverage: tuple[Coverage, ...]
+    decoders: tuple[DecoderEvaluation, ...]
+    seed: int
+    resamples: int = RESAMPLES
+
+    def results(self, dataset: str) -> tuple[EvaluationResult, ...]:
+        """The figures that an adapter's manifest holds: correlations of the decided values."""
+        return tuple(
+            manifest_result(dataset, t.target, t.images, t.decided.srcc.value, t.decided.plcc.value)
+            for t in self.targets
+        )
+
+
+def manifest_result(
+    dataset: str, target: str, images: int, srcc: float | None, plcc: float | None
+) -> EvaluationResult:
+    """Correlations as a manifest holds them, rounded to four decimals."""
+    rounded = [None if value is None else round(value, 4) for value in (srcc, plcc)]
+    return EvaluationResult(dataset=dataset, target=target, n=images, srcc=rounded[0], plcc=rounded[1])
