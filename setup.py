@@ -48,6 +48,8 @@ setup(
     extras_require={
         "gcp": ["apache-beam[gcp]>=2.72,<3"],
         "training": TRAINING,
+        # Not in dev: compiling its libsvm needs a C++ compiler.
+        "judges": ["brisque[opencv-python-headless]>=0.2"],
         "dev": [
             *TRAINING,
             "duckdb>=1.1",

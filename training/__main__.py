@@ -1,5 +1,5 @@
 """``python -m training``: ``demo`` trains the model that ships here, ``evaluate`` measures an adapter on
-labelled images, ``photographs`` writes free pictures.
+labelled images, ``demo-data``, ``photographs`` and ``ladders`` make the pictures to measure it on.
 """
 
 from __future__ import annotations
@@ -12,9 +12,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from schemas.errors import ConfigurationError
+from training.demo.commands import (
+    CACHE_HELP,
+    PHOTOS_HELP,
+    add_demo_data,
+    add_ladder_picture,
+    add_ladders,
+)
 
-_DEMO = """Train the small model that ships with this package, on two CPU cores in about 25 minutes:
-tokeniser, base, stage 1 (attributes), stage 2 (score), evaluation on photographs that training never saw.
+_DEMO = """Train the small model that ships with this package, on two CPU cores in about 50 minutes:
+pictures, tokeniser, eyes (the vision tower), base, stage 1 (attributes), stage 2 (score), evaluation on
+photographs that training never saw.
 Labels are synthetic: they say what was done to a photograph, and nothing about human taste."""
 
 _EVALUATE = """Score the images of a labelled data set exactly as serving does, and print, with 95 % intervals
@@ -27,11 +35,6 @@ that draw sources and not images:
 
 annotations.jsonl holds one JSON object a line: image, mos, the attributes by name, context, source, split.
 Exit code 0, or 2 for a wrong configuration or images that cannot be read, all of them named."""
-
-_CACHE_HELP = (
-    "where the free photographs are, or are to be put: 44 MB by apt-get download, no root needed "
-    "(default: realqa-beam/photographs in your cache folder)"
-)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,19 +68,15 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="where base/, stage1/, adapter/ and CARD.md go (default: %(default)s)",
     )
-    demo.add_argument(
-        "--photos-cache",
-        type=Path,
-        metavar="DIR",
-        help=_CACHE_HELP,
-    )
+    demo.add_argument("--photos", type=Path, metavar="DIR", help=PHOTOS_HELP)
+    demo.add_argument("--photos-cache", type=Path, metavar="DIR", help=CACHE_HELP)
     demo.add_argument(
         "--effort",
         type=float,
         default=1.0,
         metavar="SHARE",
-        help="share of the full run's steps and pictures; 0.02 tries the whole chain in a minute and learns "
-        "nothing (default: %(default)s)",
+        help="share of the full run's steps and pictures; 0.01 tries the whole chain in a few minutes and "
+        "learns nothing (default: %(default)s)",
     )
     demo.add_argument(
         "--replace",
@@ -87,7 +86,10 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--threads", type=int, default=2, metavar="N", help="CPU threads (default: %(default)s)"
     )
+    add_demo_data(commands.add_parser)
     _add_evaluate(commands.add_parser)
+    add_ladders(commands.add_parser)
+    add_ladder_picture(commands.add_parser)
     _add_photographs(commands.add_parser)
     return parser
 
@@ -139,7 +141,8 @@ def _add_photographs(add_parser: Callable[..., argparse.ArgumentParser]) -> None
         "photographs",
         help="write free photographs, and copies with one fault each, as JPEG files",
         description="Write the photographs of a split as JPEG files; by default the six demo photographs, "
-        "which need no download, with a blurred, dark, bright, pale, garish and tilted copy of each.",
+        "which need no download, each with copies that have one fault: blurred, dark, bright, pale, garish, "
+        "tilted, noisy, compressed.",
     )
     photographs.set_defaults(handler=_photographs)
     photographs.add_argument("folder", type=Path, metavar="DIR", help="where to; made if it is not there")
@@ -147,7 +150,7 @@ def _add_photographs(add_parser: Callable[..., argparse.ArgumentParser]) -> None
         "--split", choices=("demo", "test", "train"), default="demo", help="which (default: %(default)s)"
     )
     photographs.add_argument("--plain", action="store_true", help="no degraded copies")
-    photographs.add_argument("--photos-cache", type=Path, metavar="DIR", help=_CACHE_HELP)
+    photographs.add_argument("--photos-cache", type=Path, metavar="DIR", help=CACHE_HELP)
 
 
 def _evaluate(options: argparse.Namespace) -> int:
@@ -210,7 +213,12 @@ def _demo(options: argparse.Namespace) -> int:
     from training.demo.run import DemoSettings, train_demo
 
     settings = DemoSettings(
-        options.output, options.photos_cache, options.effort, options.threads, options.replace
+        output=options.output,
+        photos=options.photos,
+        photos_cache=options.photos_cache,
+        effort=options.effort,
+        threads=options.threads,
+        replace=options.replace,
     )
     print(train_demo(settings))
     return 0

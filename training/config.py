@@ -6,6 +6,7 @@ there is one code path (``training.stages``).
 
 from __future__ import annotations
 
+from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,6 +58,7 @@ class StageConfig(_Part):
         batch_size: Conversations per step.
         optimiser: ``adamw``, or ``muon`` for weight matrices with AdamW for the rest (from scratch only).
         learning_rate: Highest learning rate; cosine schedule down to zero.
+        vision_learning_rate: The same for the vision tower; None = ``learning_rate``.
         warmup_ratio: Share of the steps in which the learning rate rises.
         weight_decay: On weight matrices.
         max_grad_norm: Gradients are scaled down to this norm.
@@ -81,6 +83,7 @@ class StageConfig(_Part):
     batch_size: int = Field(default=16, ge=1)
     optimiser: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = Field(default=1e-4, gt=0)
+    vision_learning_rate: float | None = Field(default=None, gt=0)
     warmup_ratio: float = Field(default=0.1, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0)
     max_grad_norm: float = Field(default=1.0, gt=0)
@@ -127,6 +130,12 @@ def load_config(path: Path) -> StageConfig:
         return StageConfig.model_validate(content)
     except ValidationError as error:
         raise ConfigurationError([f"{path}: {_in_words(detail)}" for detail in error.errors()]) from error
+
+
+def shipped_config(name: str) -> StageConfig:
+    """Read one of the configurations that ship with this package, by its file name without the ending."""
+    with resources.as_file(resources.files("training") / "configs" / f"{name}.yaml") as path:
+        return load_config(path)
 
 
 def _in_words(detail: Any) -> str:

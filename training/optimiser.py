@@ -18,6 +18,7 @@ from training.config import StageConfig
 _BETAS = (0.9, 0.98)
 """Runs are short: the usual 0.999 would average squared gradients over more steps than some runs have."""
 _MUON_MOMENTUM = 0.95
+_VISION = ".visual."
 _MUON_PLACES = ("layers.", "blocks.", "merger.")
 
 
@@ -48,24 +49,46 @@ class JointOptimiser(torch.optim.Optimizer):
 def build_optimiser(model: nn.Module, config: StageConfig) -> torch.optim.Optimizer:
     """Make the optimiser that a stage's configuration names, for the trainable weights."""
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    by_muon = [(n, p) for n, p in named if config.optimiser == "muon" and _is_for_muon(n, p)]
-    names = {name for name, _ in by_muon}
-    adamw = torch.optim.AdamW(
-        _decayed_groups((p for n, p in named if n not in names), config.weight_decay),
-        lr=config.learning_rate,
-        betas=_BETAS,
-    )
-    if not by_muon:
-        return adamw
+    groups = [(config.learning_rate, named)]
+    if config.vision_learning_rate is not None:
+        vision = [(name, parameter) for name, parameter in named if _VISION in name]
+        others = [(name, parameter) for name, parameter in named if _VISION not in name]
+        groups = [(config.learning_rate, others), (config.vision_learning_rate, vision)]
+    parts: list[torch.optim.Optimizer] = []
+    for rate, some in groups:
+        if some and config.optimiser == "muon":
+            parts += muon_and_adamw(some, rate, config.weight_decay).parts
+        elif some:
+            parts.append(_adamw([parameter for _, parameter in some], rate, config.weight_decay))
+    return parts[0] if len(parts) == 1 else JointOptimiser(parts)
+
+
+def muon_and_adamw(
+    named: Sequence[tuple[str, nn.Parameter]], learning_rate: float, weight_decay: float
+) -> JointOptimiser:
+    """Muon for the weight matrices of transformer blocks and mergers, AdamW for the rest.
+
+    Args:
+        named: The trainable weights; their names tell which are which.
+        learning_rate: Of both: Muon's updates are scaled to the size that AdamW's have.
+        weight_decay: On weight matrices.
+    """
+    by_muon = [parameter for name, parameter in named if _is_for_muon(name, parameter)]
+    others = [parameter for name, parameter in named if not _is_for_muon(name, parameter)]
     muon = torch.optim.Muon(
-        [p for _, p in by_muon],
-        lr=config.learning_rate,
-        weight_decay=config.weight_decay,
+        by_muon,
+        lr=learning_rate,
+        weight_decay=weight_decay,
         momentum=_MUON_MOMENTUM,
-        # Scales updates to the size that AdamW's have, so that one learning rate fits both.
         adjust_lr_fn="match_rms_adamw",
     )
-    return JointOptimiser((adamw, muon))
+    return JointOptimiser((_adamw(others, learning_rate, weight_decay), muon))
+
+
+def _adamw(
+    parameters: Sequence[nn.Parameter], learning_rate: float, weight_decay: float
+) -> torch.optim.AdamW:
+    return torch.optim.AdamW(_decayed_groups(parameters, weight_decay), lr=learning_rate, betas=_BETAS)
 
 
 def _is_for_muon(name: str, parameter: nn.Parameter) -> bool:

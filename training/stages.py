@@ -93,9 +93,7 @@ def train_stage(
     return trained.eval()
 
 
-def conversations(
-    config: StageConfig, encoder: TextEncoder, images: LabelledImages
-) -> ConversationDataset:
+def conversations(config: StageConfig, encoder: TextEncoder, images: LabelledImages) -> ConversationDataset:
     """Plan the whole stage's conversations, to be rendered on demand."""
     known = answer_templates(VOCABULARY, config.score)
     plan = plan_conversations(

@@ -13,7 +13,10 @@ def _python(code: str) -> str:
     return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["demo", "--help"], ["evaluate", "--help"]])
+COMMANDS = ("demo", "demo-data", "evaluate", "ladders", "ladder-picture", "photographs")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], *([command, "--help"] for command in COMMANDS)])
 def test_help_needs_no_torch(arguments: list[str]) -> None:
     code = (
         "import sys\nfrom training.__main__ import main\n"
@@ -49,6 +52,25 @@ def test_wrong_options_of_evaluate_load_nothing(tmp_path: Path, capsys) -> None:
     assert said.count("error: ") == 3
     for option in ("--limit", "--mos-range", "--json"):
         assert option in said
+
+
+def test_wrong_options_of_demo_data_are_told_all_at_once(tmp_path: Path, capsys) -> None:
+    (tmp_path / "file").touch()
+    assert main(["demo-data", str(tmp_path), "--pictures", "0", "--seed", "-1"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("error: ") == 3
+    for part in ("--pictures", "--seed", "no empty folder"):
+        assert part in said
+
+
+def test_too_few_photographs_of_ones_own_are_an_error(tmp_path: Path, capsys) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "notes.txt").write_text("no picture")
+    assert main(["demo-data", str(tmp_path / "out"), "--photos", str(tmp_path / "photos")]) == 2
+    said = capsys.readouterr().err
+    assert "notes.txt: not a picture" in said
+    assert "has 0 usable photographs; 10 are the fewest" in said
+    assert main(["demo-data", str(tmp_path / "out"), "--photos", str(tmp_path / "nowhere")]) == 2
 
 
 def test_no_command_is_an_error() -> None:

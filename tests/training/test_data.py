@@ -20,13 +20,13 @@ from schemas.attributes import VOCABULARY
 from schemas.errors import ConfigurationError
 from schemas.manifest import ScoreScale
 from tests.training.pictures import toy_picture
-from tests.training.toy import RULE, toy_config, toy_images
+from tests.training.toy import RULE, png, toy_config, toy_files, toy_images
 from training.data import (
     Collator,
     ConversationDataset,
+    LabelledImages,
     PlannedConversation,
     Renderer,
-    labelled_image,
     plan_conversations,
 )
 from training.demo.tokenizer import learn_tokenizer
@@ -36,7 +36,7 @@ from training.targets import WrongValues
 SCALE = ScoreScale()
 TEMPLATES = answer_templates(VOCABULARY, SCALE)
 IMAGES = toy_images()
-LABELS = [image.annotation for image in IMAGES]
+LABELS = IMAGES.annotations
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_training_sees_the_pixels_that_serving_sees() -> None:
     file = io.BytesIO()
     Image.fromarray(toy_picture(3, 300, 200)).save(file, "JPEG")
     data = file.getvalue()
-    image = labelled_image(data, LABELS[0], RULE)
+    (image,) = LabelledImages(LABELS[:1], [data].__getitem__, RULE)
     np.testing.assert_array_equal(image.pixels, decode_image(data, inspect_image(data), RULE))
     assert image.pixels.shape[0] * image.pixels.shape[1] <= RULE.max_pixels
 
@@ -133,6 +133,48 @@ def test_a_batch_is_padded_on_the_left_and_weighs_decided_tokens(encoder, render
     assert torch.equal(batch["pixel_values"][: len(first)], first)
     assert batch["image_grid_thw"].prod(dim=1).sum() == len(batch["pixel_values"])
     assert int(batch["mm_token_type_ids"].sum()) * 4 == len(batch["pixel_values"])
+
+
+def test_images_are_read_when_they_are_asked_for_and_a_slice_reads_its_own() -> None:
+    files, read = toy_files(), []
+
+    def reading(index: int) -> bytes:
+        read.append(index)
+        return files[index]
+
+    images = LabelledImages(LABELS, reading, RULE)
+    part = images[2:5]
+    assert read == []
+    assert part.annotations == images.annotations[2:5]
+    np.testing.assert_array_equal(part[1].pixels, images[3].pixels)
+    assert part[1].annotation is images[3].annotation
+    assert set(read) == {3}
+    assert len(list(images)) == len(images) == 6
+
+
+def test_images_of_a_folder_are_its_files(tmp_path) -> None:
+    annotations = [label.model_copy(update={"image": f"train/{label.image}"}) for label in LABELS]
+    (tmp_path / "train").mkdir()
+    for annotation, data in zip(annotations, toy_files(), strict=True):
+        (tmp_path / annotation.image).write_bytes(data)
+    images = LabelledImages.of_folder(tmp_path, annotations, RULE)
+    for one, other in zip(images, IMAGES, strict=True):
+        np.testing.assert_array_equal(one.pixels, other.pixels)
+
+
+def test_the_digest_follows_bytes_labels_and_order() -> None:
+    files = toy_files()
+    other_bytes = [png(toy_picture(99, 56, 84)), *files[1:]]
+    relabelled = [LABELS[0].model_copy(update={"mos": 1.0}), *LABELS[1:]]
+    digests = {
+        IMAGES.digest,
+        IMAGES[1:].digest,
+        toy_images(files=other_bytes).digest,
+        toy_images(annotations=relabelled).digest,
+        toy_images(annotations=LABELS[::-1], files=files[::-1]).digest,
+    }
+    assert len(digests) == 5
+    assert toy_images(6).digest == IMAGES.digest
 
 
 # Fed composition and eye-catching (the true ones are 10 and 3): (token fed, token wanted) where they differ.

@@ -1,21 +1,29 @@
 from __future__ import annotations
 
-from dataclasses import replace
+import io
 from itertools import pairwise
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.training.pictures import toy_picture
-from training.demo.degradations import Severities, degrade
+from training.demo.degradations import Severities, blur, degrade, jpeg, straightened_size, tilt
 
 PICTURE = toy_picture()
-PIECES = (toy_picture(1, 32, 32), toy_picture(2, 32, 32))
-EVERYTHING = Severities(1.5, "motion", -1.0, 1.7, 0.6, 12.0, 0.1, 4, 9)
+EVERYTHING = Severities(
+    blur_px=1.5,
+    blur_kind="motion",
+    noise_levels=9.0,
+    exposure_ev=-1.0,
+    clipped=0.1,
+    saturation_gain=1.7,
+    contrast_gain=0.6,
+)
 
 
 def _apply(severities: Severities, seed: int = 0, **more):
-    return degrade(PICTURE, severities, np.random.default_rng(seed), pieces=PIECES, **more)
+    return degrade(PICTURE, severities, np.random.default_rng(seed), **more)
 
 
 def _detail(pixels) -> float:
@@ -41,7 +49,7 @@ def test_the_same_seed_gives_the_same_picture_and_the_input_is_left_alone() -> N
     np.testing.assert_array_equal(PICTURE, before)
 
 
-@pytest.mark.parametrize("kind", ["focus", "motion"])
+@pytest.mark.parametrize("kind", ["focus", "defocus", "motion"])
 def test_more_blur_leaves_less_detail(kind) -> None:
     details = [_detail(_apply(Severities(blur_px=b, blur_kind=kind))) for b in (4.0, 2.0, 0.9, 0.0)]
     assert _rising(details)
@@ -77,32 +85,49 @@ def test_contrast_shrinks_the_spread() -> None:
     assert _rising([float(_apply(Severities(contrast_gain=g)).std()) for g in (0.3, 0.6, 1.0)])
 
 
+@pytest.mark.parametrize("kind", ["focus", "defocus", "motion"])
+def test_every_kind_of_blur_spreads_a_point_by_about_its_deviation(kind) -> None:
+    dot = np.zeros((81, 81, 3), np.uint8)
+    dot[40, 40] = 255
+    spread = np.asarray(blur(Image.fromarray(dot), 4.0, kind, np.random.default_rng(1)))[..., 0].astype(float)
+    down, across = np.mgrid[-40:41, -40:41]
+    # Over both axes together: motion spreads along one only, by sqrt(2) as much.
+    deviation = np.sqrt((spread * (down**2 + across**2)).sum() / spread.sum() / 2)
+    assert deviation == pytest.approx(4.0, rel=0.12)
+
+
+def test_clipped_highlights_are_white_on_the_share_that_is_asked_for() -> None:
+    for share in (0.1, 0.3, 0.5):
+        white = (_apply(Severities(clipped=share)).max(axis=2) == 255).mean()
+        assert white == pytest.approx(share, abs=0.03)
+
+
+def test_noise_has_the_deviation_in_model_pixels() -> None:
+    grey = np.full((64, 64, 3), 128, np.uint8)
+    for scale in (0.5, 1.0, 1.5):
+        noisy = degrade(grey, Severities(noise_levels=10), np.random.default_rng(0), scale=scale)
+        assert noisy.std() == pytest.approx(10 * max(scale, 1.0), rel=0.05)
+
+
+def test_a_lower_jpeg_quality_is_a_smaller_file_further_away() -> None:
+    files = [jpeg(PICTURE, quality) for quality in (95, 30, 12, 4)]
+    assert _rising([len(file) for file in files][::-1])
+    decoded = [np.asarray(Image.open(io.BytesIO(file))).astype(float) for file in files]
+    assert _rising([float(np.square(pixels - PICTURE).mean()) for pixels in decoded])
+
+
 @pytest.mark.parametrize("degrees", [-25, -10, 5, 20, 44])
 def test_a_tilted_picture_has_no_empty_corner_and_its_aspect(degrees) -> None:
-    white = np.full((200, 320, 3), 255, np.uint8)
-    tilted = degrade(white, Severities(tilt_deg=degrees), np.random.default_rng(0))
+    tilted = np.asarray(tilt(Image.new("RGB", (320, 200), "white"), degrees))
     assert tilted.min() > 250
     assert tilted.shape[1] / tilted.shape[0] == pytest.approx(1.6, rel=0.05)
+    width, height = straightened_size(320, 200, degrees)
+    assert (width, height) == (
+        pytest.approx(tilted.shape[1], abs=4),
+        pytest.approx(tilted.shape[0], abs=4),
+    )
 
 
-def test_more_is_hidden_with_a_larger_share() -> None:
-    changed = [(_apply(Severities(hidden=h)) != PICTURE).any(axis=2).mean() for h in (0.05, 0.15, 0.35)]
-    assert changed == pytest.approx([0.05, 0.15, 0.35], rel=0.15)
-
-
-def test_subject_clutter_lies_inside_and_background_clutter_outside() -> None:
-    inner = np.zeros(PICTURE.shape[:2], bool)
-    height, width = inner.shape
-    inner[height // 4 : -height // 4, width // 4 : -width // 4] = True
-    for severities, central in (
-        (Severities(subject_pieces=10), True),
-        (Severities(background_pieces=10), False),
-    ):
-        changed = (_apply(severities) != PICTURE).any(axis=2)
-        assert changed.any()
-        assert bool(changed[inner].mean() > changed[~inner].mean()) is central
-
-
-def test_more_pieces_change_more() -> None:
-    changed = [(_apply(replace(Severities(), background_pieces=n)) != PICTURE).mean() for n in (0, 3, 12)]
-    assert _rising(changed)
+def test_no_tilt_is_the_picture_itself() -> None:
+    picture = Image.fromarray(PICTURE)
+    assert tilt(picture, 0.0) is picture

@@ -12,37 +12,13 @@ from model.backbone import base_identity, load_base
 from model.patches import PATCH, normalised_patches
 from model.scorer import Scorer
 from schemas.errors import ConfigurationError
-from tests.training.pictures import toy_picture
-from tests.training.toy import RULE
-from training.demo import run
+from tests.training.pictures import toy_cutout, toy_picture
+from training.demo import judges, ladders, run
 from training.demo.base import cosine_rows, create_base, save_base
-from training.demo.photographs import Photograph
-from training.demo.pictures import decoded, degraded_pictures
-from training.demo.run import DemoSettings, train_demo
+from training.demo.dataset import Material
+from training.demo.photo_files import PhotoFile
+from training.demo.run import TEST_SET, DemoSettings, train_demo
 from training.demo.tokenizer import learn_tokenizer
-
-
-def _photographs(count: int = 4, seed: int = 0) -> list[tuple[Photograph, Image.Image]]:
-    return [
-        (
-            Photograph("toy", f"toy/{i}.webp", 320, 240, "CC0", "", "", "0" * 16, "train"),
-            Image.fromarray(toy_picture(seed + i, 240, 320)),
-        )
-        for i in range(count)
-    ]
-
-
-def test_pictures_are_the_same_for_the_same_seed_and_fit_the_budget() -> None:
-    photographs = _photographs()
-    one, two = (list(degraded_pictures(photographs, photographs, 9, RULE, seed=3)) for _ in range(2))
-    assert [p.data for p in one] == [p.data for p in two]
-    assert [p.annotation for p in one] == [p.annotation for p in two]
-    other = list(degraded_pictures(photographs, photographs, 9, RULE, seed=4))
-    assert [p.data for p in one] != [p.data for p in other]
-    counts = [sum(p.photograph == str(i) for p in one) for i in range(4)]
-    assert max(counts) - min(counts) <= 1
-    for image in decoded(iter(one), RULE):
-        assert image.pixels.shape[0] * image.pixels.shape[1] <= RULE.max_pixels
 
 
 def test_the_patch_embedding_starts_as_orthogonal_cosines() -> None:
@@ -63,8 +39,9 @@ def test_the_untrained_first_block_already_tells_sharp_from_blurred() -> None:
     with torch.no_grad():
         for pixels in (sharp, blurred):
             visual(normalised_patches(pixels), grid_thw=grid)
-    bands = [hidden[:, 142:159].mean(dim=0) for hidden in seen]
-    assert (bands[0][6:10] > 1.5 * bands[1][6:10]).all()
+    first = len(cosine_rows())
+    fine = [float(hidden[:, first + 6 : first + 13].mean()) for hidden in seen]
+    assert fine[0] > 1.5 * fine[1] > 0
 
 
 def test_the_base_is_the_same_for_the_same_seed_and_leaves_the_random_state_alone(tmp_path: Path) -> None:
@@ -89,24 +66,44 @@ def test_the_base_is_the_same_for_the_same_seed_and_leaves_the_random_state_alon
 def test_leftovers_are_refused_before_anything_is_done(tmp_path: Path) -> None:
     (tmp_path / "base").mkdir()
     with pytest.raises(ConfigurationError, match="exist already"):
-        train_demo(DemoSettings(tmp_path, None, 1.0, 1))
+        train_demo(DemoSettings(tmp_path))
+
+
+def _material(folder: Path) -> dict[str, Material]:
+    found = {}
+    for start, split in enumerate(("train", "test")):
+        files = [PhotoFile(f"{split}-{number}", folder / f"{split}-{number}.png") for number in range(5)]
+        for number, file in enumerate(files):
+            Image.fromarray(toy_picture(10 * start + number, 300, 400)).save(file.path)
+        found[split] = Material(files, [toy_cutout(colour, 90, 120) for colour in ("red", "lime")])
+    return found
 
 
 @pytest.mark.integration
 def test_the_whole_demo_at_toy_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "load", lambda split, cache: _photographs(seed=10 * (split == "test")))
+    (tmp_path / "photos").mkdir()
+    material = _material(tmp_path / "photos")
+    asked = []
+    monkeypatch.setattr(run, "find_material", lambda *arguments: asked.append(arguments) or material)
     monkeypatch.setattr(run, "_FEWEST_PICTURES", 12)
-    (tmp_path / "base").mkdir()
-    card = train_demo(DemoSettings(tmp_path, tmp_path, 0.0001, 1, replace=True))
-    assert not list(tmp_path.glob(".unfinished*"))
-    assert "does\n**not** know human taste" in card
-    assert (tmp_path / "CARD.md").read_text(encoding="utf-8") == card
+    monkeypatch.setattr(ladders, "LADDERS", (ladders.LADDERS[0], ladders.LADDERS[-1]))
+    monkeypatch.setattr(judges, "load_brisque", lambda: None)
+    output = tmp_path / "out"
+    (output / "base").mkdir(parents=True)
+    settings = DemoSettings(output, photos_cache=tmp_path, effort=0.0001, threads=1, replace=True)
+    card = train_demo(settings)
+    assert asked == [(("train", "test"), None, tmp_path)]
+    assert {path.name for path in output.iterdir()} == {"base", "stage1", "adapter", "CARD.md"}
+    assert (output / "CARD.md").read_text(encoding="utf-8") == card
+    assert "does **not** know human taste" in card
+    assert judges.BRISQUE_MISSING in card
+    assert "| colour cast |" in card
+    assert all(f"{phase} " in card for phase in ("pictures", "eyes", "base", "evaluation", "ladders"))
     for folder, stage in (("stage1", "stage1"), ("adapter", "stage2")):
-        manifest, _ = read_manifest(tmp_path / folder)
+        manifest, _ = read_manifest(output / folder)
         assert manifest.training.stage == stage
         assert manifest.training.synthetic
-        assert manifest.evaluation
-    prediction = Scorer.load(tmp_path / "adapter", base_model=str(tmp_path / "base"), device="cpu").score(
-        [next(degraded_pictures(_photographs(), _photographs(), 1, RULE, 0)).data]
-    )[0]
-    assert prediction.score is not None
+        assert {result.n for result in manifest.evaluation} == {12}
+        assert manifest.evaluation[0].dataset == TEST_SET
+    scorer = Scorer.load(output / "adapter", base_model=str(output / "base"), device="cpu")
+    assert scorer.score([material["test"].photographs[0].path])[0].score is not None

@@ -18,7 +18,9 @@ from schemas.records import Prediction, Provenance
 from tests.training.pictures import toy_picture
 from training.demo import commands, judges, ladders
 from training.demo.judges import BRISQUE_MISSING
+from training.demo.ladder_report import frame_size, frames_of
 from training.demo.ladders import LADDERS, Frame, Ladder, climb, frame, rungs, table
+from training.demo.pictures import Photo
 
 FRAMES = [Frame(f"photo-{seed}", toy_picture(seed)) for seed in range(6)]
 # A photograph: stripes may become sharper again where a blur is as wide as they are.
@@ -161,6 +163,20 @@ def test_a_photograph_is_never_enlarged() -> None:
     assert frame(Image.new("RGB", (800, 59)), (80, 60)) is None
 
 
+def test_photographs_that_are_too_small_are_passed_over_and_no_more_read_than_needed() -> None:
+    read = []
+
+    def photographs():
+        for number, side in enumerate((400, 100, 400, 400, 400)):
+            read.append(number)
+            yield Photo(str(number), Image.new("RGB", (side, side)))
+
+    frames = frames_of(photographs(), (280, 196), fewest=2, most=2)
+    assert [found.photograph for found in frames] == ["0", "2"]
+    assert read == [0, 1, 2]
+    assert len(frames_of(photographs(), (280, 196), fewest=2, most=None)) == 4
+
+
 class _Scorer:
     """Stands in for a loaded scorer: darker is worse."""
 
@@ -196,7 +212,9 @@ def test_the_command_prints_every_ladder_and_writes_json(tmp_path: Path, capsys,
     assert options.handler(options) == 0
     said = capsys.readouterr().out
     assert all(f"| {ladder.name} |" in said for ladder in short)
-    assert "2 of the 6 photographs of the split demo, each at 280 × 196 px" in said
+    assert "split demo, 6 photographs" in said
+    width, height = frame_size(_Scorer().manifest.image)
+    assert f"2 photographs, each at {width} × {height} px" in said
     assert BRISQUE_MISSING in said
     assert "not human taste" in said
     facts = json.loads(file.read_text(encoding="utf-8"))
@@ -209,7 +227,7 @@ def test_the_command_prints_every_ladder_and_writes_json(tmp_path: Path, capsys,
 @pytest.mark.usefixtures("fake_scorer")
 def test_more_photographs_than_there_are_is_an_error() -> None:
     options = _options("--split", "demo", "--photographs", "7")
-    with pytest.raises(ConfigurationError, match="7 are wanted, but 6 of the 6"):
+    with pytest.raises(ConfigurationError, match="7 photographs are wanted, but only 6 have"):
         options.handler(options)
 
 

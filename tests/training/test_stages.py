@@ -1,13 +1,10 @@
 from __future__ import annotations
 
-import io
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 from transformers import Qwen2VLForConditionalGeneration
 
 from model.adapters import check_adapter, read_manifest, save_adapter
@@ -17,7 +14,7 @@ from model.tokens import IMAGE_PAD, TextEncoder
 from schemas.errors import ConfigurationError
 from tests.model.tiny import tiny_model
 from tests.training.pictures import toy_picture
-from tests.training.toy import toy_base, toy_config, toy_images
+from tests.training.toy import png, toy_annotations, toy_base, toy_config, toy_files, toy_images
 from training.data import Collator, ConversationDataset
 from training.loop import answer_loss
 from training.lora import attach_lora, lora_targets
@@ -25,6 +22,7 @@ from training.stages import AdapterWords, adapter_manifest, conversations, finge
 
 WORDS = AdapterWords("toy", "a toy", "toy-base", synthetic=True)
 IMAGES = toy_images()
+ENCODED = png(toy_picture(9, 120, 160))
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +73,7 @@ def test_both_stages_write_an_adapter_that_serving_takes(stage: str, base: Path,
     check_adapter(target, manifest, base_identity(base, WORDS.base_name))
     assert manifest.training.stage == stage
     assert manifest.training.synthetic
-    prediction = Scorer.load(target, base_model=str(base), device="cpu").score([_encoded()])[0]
+    prediction = Scorer.load(target, base_model=str(base), device="cpu").score([ENCODED])[0]
     assert (prediction.score is None) is (stage == "stage1")
     assert prediction.exposure is not None
 
@@ -130,20 +128,23 @@ def test_the_loss_is_that_of_the_answer_tokens_under_ordinary_logits(base: Path)
 
 
 def test_labels_outside_the_vocabulary_stop_before_training(base: Path) -> None:
-    wrong = replace(IMAGES[0], annotation=IMAGES[0].annotation.model_copy(update={"exposure": "gloomy"}))
-    with pytest.raises(ConfigurationError, match=r"0\.jpg: exposure 'gloomy'"):
-        train_stage(toy_config("stage1"), base, [wrong, *IMAGES[1:]])
+    first, *others = toy_annotations()
+    wrong = toy_images(annotations=[first.model_copy(update={"exposure": "gloomy"}), *others])
+    with pytest.raises(ConfigurationError, match=r"0\.png: exposure 'gloomy'"):
+        train_stage(toy_config("stage1"), base, wrong)
 
 
 def test_the_fingerprint_follows_configuration_pixels_and_labels() -> None:
     config = toy_config("stage1")
-    relabelled = IMAGES[0].annotation.model_copy(update={"mos": 1.0})
+    first, *others = toy_annotations()
+    relabelled = toy_images(annotations=[first.model_copy(update={"mos": 1.0}), *others])
+    repainted = toy_images(files=[png(toy_picture(99, 56, 84)), *toy_files()[1:]])
     prints = {
         fingerprint(config, IMAGES),
         fingerprint(toy_config("stage1", seed=5), IMAGES),
         fingerprint(config, IMAGES[1:]),
-        fingerprint(config, [replace(IMAGES[0], annotation=relabelled), *IMAGES[1:]]),
-        fingerprint(config, [replace(IMAGES[0], pixels=IMAGES[0].pixels + 1), *IMAGES[1:]]),
+        fingerprint(config, relabelled),
+        fingerprint(config, repainted),
     }
     assert len(prints) == 5
     assert fingerprint(config, IMAGES) == fingerprint(toy_config("stage1"), toy_images())
@@ -158,12 +159,6 @@ def test_full_vision_is_saved_with_the_adapter(base: Path, tmp_path: Path) -> No
     config = toy_config("stage2", vision="full")
     trained = train_stage(config, base, IMAGES)
     save_adapter(tmp_path / "adapter", trained, None, adapter_manifest(config, base, IMAGES, WORDS))
-    score = Scorer.load(tmp_path / "adapter", base_model=str(base), device="cpu").score([_encoded()])[0].score
+    score = Scorer.load(tmp_path / "adapter", base_model=str(base), device="cpu").score([ENCODED])[0].score
     assert score is not None
     assert math.isfinite(score)
-
-
-def _encoded() -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(toy_picture(9, 120, 160)).save(file, "PNG")
-    return file.getvalue()

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from model.tokens import IM_END, IMAGE_PAD, VIDEO_PAD, VISION_END, VISION_START
+from schemas.annotations import Annotation
 from schemas.manifest import ImageRule
 from tests.model.tiny import tiny_model
 from tests.training.pictures import toy_picture
 from training.config import LoraSettings, StageConfig
-from training.data import LabelledImage
+from training.data import LabelledImages
 from training.demo.labels import annotate, sample_verdict
 from training.demo.tokenizer import learn_tokenizer
 
@@ -35,16 +39,37 @@ def toy_base(folder: Path) -> Path:
     return folder
 
 
-def toy_images(count: int = 6, seed: int = 0) -> list[LabelledImage]:
+def toy_annotations(count: int = 6, seed: int = 0) -> list[Annotation]:
     rng = np.random.default_rng(seed)
-    sizes = [(56, 84), (84, 56), (56, 56)]
-    images = []
+    annotations = []
     for number in range(count):
-        annotation = annotate(sample_verdict(rng), f"{number}.jpg", rng)
+        annotation = annotate(sample_verdict(rng), f"{number}.png", rng)
         if number % 2:
             annotation = annotation.model_copy(update={"context": f"photo {number}"})
-        images.append(LabelledImage(toy_picture(number, *sizes[number % 3]), annotation))
-    return images
+        annotations.append(annotation)
+    return annotations
+
+
+def toy_files(count: int = 6) -> list[bytes]:
+    sizes = [(56, 84), (84, 56), (56, 56)]
+    return [png(toy_picture(number, *sizes[number % 3])) for number in range(count)]
+
+
+def toy_images(
+    count: int = 6,
+    *,
+    annotations: Sequence[Annotation] | None = None,
+    files: Sequence[bytes] | None = None,
+) -> LabelledImages:
+    return LabelledImages(
+        annotations or toy_annotations(count), (files or toy_files(count)).__getitem__, RULE
+    )
+
+
+def png(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
 
 
 def toy_config(stage: str, **changes: object) -> StageConfig:

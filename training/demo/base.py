@@ -30,10 +30,11 @@ _CHROMA_ROWS = 14
 _BANDS = 17
 """Bands of magnitudes: luminance by whole frequencies 0-12, two chroma axes at and above frequency 0."""
 _LUMA_ROWS = _VISION - _CHROMA_ROWS - _BANDS - 1
-_CONSTANT = 12.0
+_CONSTANT = 3.0
 """Value of the last channel before the first block's MLP. Layer normalisation would otherwise hide how strong
-a patch is altogether; beside a large constant it divides by nearly the same number everywhere."""
-_MAGNITUDE_GAIN = 2.0
+a patch is altogether: the constant's share of the energy tells it."""
+_MAGNITUDE_GAIN = 8.0
+"""How steep |z| is approximated: faint detail would be squared away by less."""
 _LUMA = (0.299, 0.587, 0.114)
 _RED_GREEN, _BLUE_YELLOW = (0.5, -0.5, 0.0), (-0.25, -0.25, 0.5)
 _DECAY = 1.25

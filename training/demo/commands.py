@@ -1,14 +1,12 @@
-"""Commands that look at the shipped model: how it ranks severities, and the picture of it in the README."""
+"""Commands beside the demo run: its pictures as a data set, and how the shipped model sees severities."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import logging
+import os
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, get_args
 
 from schemas.errors import ConfigurationError
 
@@ -16,23 +14,25 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from model.scorer import Scorer
-    from schemas.manifest import ImageRule
-    from training.demo.ladders import Climb, Frame
+    from training.demo.cutouts import CutoutSplit
     from training.demo.photographs import Photograph
 
 _EMBEDDED = "embedded"
-_SEED = 0
-_ASPECT = (3_000, 4_000)
-"""Height and width: the frame is what the model sees of a 4:3 picture of any large size."""
-
 _LADDERS = """Take photographs that training never saw, make each one worse in six steps, one degradation at a
 time, and measure whether the model's score, the attribute that should notice, and BRISQUE put the steps in
 order. Degradations are synthetic: this says nothing about human taste."""
 
-_HOW_TO_READ = """SRCC, + = worse pictures get lower marks: pooled over all photographs [95 % interval by
-bootstrap over them] / mean within a photograph. score − BRISQUE: pooled, over the same draws; BRISQUE sees no
-colour and was trained on human opinions of blur, noise and compression. The degradations are synthetic:
-ranking them is not human taste. –: no such attribute, or a picture without an answer."""
+_DEMO_DATA = """Write the pictures of the demo with their labels: a folder of images and annotations.jsonl.
+By default exactly those that the run tests on: "evaluate embedded DIR" then prints the card's tables."""
+
+CACHE_HELP = (
+    "where the free photographs and cut-outs are, or are to be put: 44 MB by apt-get download, no root "
+    "needed (default: realqa-beam/photographs in your cache folder)"
+)
+PHOTOS_HELP = (
+    "any folder of photographs instead of the catalogue's; a fifth of them is for testing, by content "
+    "(cut-outs stay the catalogue's)"
+)
 
 
 def add_ladders(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
@@ -52,6 +52,29 @@ def add_ladders(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
         help="the first N of those that are large enough (default: all)",
     )
     ladders.add_argument("--json", type=Path, metavar="FILE", help="also write all figures as JSON")
+
+
+def add_demo_data(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the command ``demo-data``."""
+    data = add_parser(
+        "demo-data", help="write the demo's pictures and labels as a data set", description=_DEMO_DATA
+    )
+    data.set_defaults(handler=_demo_data)
+    data.add_argument("folder", type=Path, metavar="DIR", help="where to; new or empty")
+    data.add_argument(
+        "--split", choices=("test", "train", "both"), default="test", help="which (default: %(default)s)"
+    )
+    data.add_argument(
+        "--pictures", type=int, metavar="N", help="of every split asked for (default: as many as the run's)"
+    )
+    data.add_argument(
+        "--seed",
+        type=int,
+        metavar="N",
+        help="of the training pictures; those to test on take N + 1 (default: the run's)",
+    )
+    data.add_argument("--photos", type=Path, metavar="DIR", help=PHOTOS_HELP)
+    data.add_argument("--photos-cache", type=Path, metavar="DIR", help=CACHE_HELP)
 
 
 def add_ladder_picture(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
@@ -80,13 +103,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="directory of an adapter, or 'embedded', the model that ships here (default: %(default)s)",
     )
-    parser.add_argument(
-        "--photos-cache",
-        type=Path,
-        metavar="DIR",
-        help="where the free photographs are, or are to be put "
-        "(default: realqa-beam/photographs in your cache folder)",
-    )
+    parser.add_argument("--photos-cache", type=Path, metavar="DIR", help=CACHE_HELP)
 
 
 def _ladders(options: argparse.Namespace) -> int:
@@ -97,67 +114,54 @@ def _ladders(options: argparse.Namespace) -> int:
         problems.append(f"--json: {options.json} is no file in a folder that is there")
     if problems:
         raise ConfigurationError(problems)
-    from training.demo.judges import BRISQUE_MISSING, load_brisque
-    from training.demo.ladders import LADDERS, climb, table
+    from training.demo.ladder_report import FEWEST_FRAMES, climb_ladders, frame_size, frames_of
+    from training.demo.photographs import default_cache, load
+    from training.demo.pictures import Photo
     from training.text_files import replace_text
 
     scorer = _scorer(options.adapter)
-    size_px = _frame_size(scorer.manifest.image)
-    frames, in_split = _frames(options, size_px)
-    brisque = load_brisque()
-    climbs = []
-    for ladder in LADDERS:
-        climbs.append(climb(ladder, frames, scorer.score, brisque, _SEED))
-        logging.info("%s: %d of %d", ladder.name, len(climbs), len(LADDERS))
-    print(scorer.describe())
-    print(
-        f"{len(frames)} of the {in_split} photographs of the split {options.split}, each at "
-        f"{size_px[0]} × {size_px[1]} px\n"
+    found = load(options.split, options.photos_cache or default_cache())
+    photographs = [Photo(photograph.name, image) for photograph, image in found]
+    frames = frames_of(
+        photographs,
+        frame_size(scorer.manifest.image),
+        fewest=options.photographs or FEWEST_FRAMES,
+        most=options.photographs,
     )
-    print(table(climbs, None if brisque else BRISQUE_MISSING))
-    print(f"\n{_HOW_TO_READ}")
+    report = climb_ladders(scorer, frames)
+    print(scorer.describe())
+    print(f"split {options.split}, {len(found)} photographs; those that are large enough are used\n")
+    print(report.to_markdown())
     if options.json is not None:
-        facts = {
-            **asdict(scorer.provenance),
-            "synthetic": scorer.manifest.training.synthetic,
-            "split": options.split,
-            "photographs": [found.photograph for found in frames],
-            "size_px": size_px,
-            "seed": _SEED,
-            "ladders": [_plain(found) for found in climbs],
-        }
-        replace_text(options.json, json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+        replace_text(options.json, report.to_json())
     return 0
 
 
-def _plain(found: Climb) -> dict[str, Any]:
-    """A climb without the ladder's function."""
-    fields = ("name", "unit", "family", "severities")
-    ladder = {name: getattr(found.ladder, name) for name in fields}
-    judges = ("score", "attribute", "brisque", "lead")
-    figures = {name: getattr(found, name) for name in judges}
-    return {
-        **ladder,
-        "attribute_name": found.ladder.attribute,
-        **{name: None if figure is None else asdict(figure) for name, figure in figures.items()},
-    }
+def _demo_data(options: argparse.Namespace) -> int:
+    problems = []
+    if options.pictures is not None and options.pictures < 1:
+        problems.append(f"--pictures: {options.pictures} is not 1 or more")
+    if options.seed is not None and options.seed < 0:
+        problems.append(f"--seed: {options.seed} is not 0 or more")
+    if options.folder.exists() and (not options.folder.is_dir() or any(options.folder.iterdir())):
+        problems.append(f"{options.folder} is no empty folder")
+    if problems:
+        raise ConfigurationError(problems)
+    from training.config import shipped_config
+    from training.demo.dataset import PICTURES, SEED, DataSettings, find_material, write_dataset
+    from training.demo.photographs import default_cache
 
-
-def _frames(options: argparse.Namespace, size_px: tuple[int, int]) -> tuple[list[Frame], int]:
-    """The photographs asked for, cut to the frame, and how many there are in the split."""
-    from training.demo.ladders import Frame, frame
-    from training.demo.photographs import default_cache, load
-
-    found = load(options.split, options.photos_cache or default_cache())
-    framed = [(photograph, frame(image, size_px)) for photograph, image in found]
-    frames = [Frame(photograph.name, pixels) for photograph, pixels in framed if pixels is not None]
-    wanted = options.photographs or max(len(frames), 2)
-    if len(frames) < wanted:
-        raise ConfigurationError(
-            f"--photographs: {wanted} are wanted, but {len(frames)} of the {len(found)} of the split "
-            f"{options.split} have {size_px[0]} × {size_px[1]} px or more"
-        )
-    return frames[:wanted], len(found)
+    splits: tuple[CutoutSplit, ...] = ("train", "test") if options.split == "both" else (options.split,)
+    settings = DataSettings(
+        {split: options.pictures or PICTURES[split] for split in splits},
+        shipped_config("base").image,
+        SEED if options.seed is None else options.seed,
+        processes=os.cpu_count() or 1,
+    )
+    material = find_material(splits, options.photos, options.photos_cache or default_cache())
+    made = write_dataset(options.folder, material, settings)
+    print(f"{sum(len(found.annotations) for found in made.values())} pictures in {options.folder}")
+    return 0
 
 
 def _ladder_picture(options: argparse.Namespace) -> int:
@@ -169,11 +173,12 @@ def _ladder_picture(options: argparse.Namespace) -> int:
     if problems:
         raise ConfigurationError(problems)
     from training.demo.ladder_picture import draw_picture
+    from training.demo.ladder_report import frame_size
     from training.demo.ladders import frame
 
     photograph, image = _photograph(options.photograph, options.photos_cache)
     scorer = _scorer(options.adapter)
-    size_px = _frame_size(scorer.manifest.image)
+    size_px = frame_size(scorer.manifest.image)
     pixels = frame(image, size_px)
     if pixels is None:
         raise ConfigurationError(f"{photograph.name} is smaller than {size_px[0]} × {size_px[1]} px")
@@ -205,11 +210,3 @@ def _scorer(adapter: str) -> Scorer:
     from model.scorer import Scorer
 
     return Scorer.load(None if adapter == _EMBEDDED else adapter)
-
-
-def _frame_size(rule: ImageRule) -> tuple[int, int]:
-    """Width and height at which the model sees a 4:3 picture."""
-    from model.images import resized_size
-
-    height, width = resized_size(*_ASPECT, rule)
-    return width, height

@@ -85,7 +85,7 @@ def degrade(
     return add_noise(developed, severities.noise_levels * max(scale, 1.0), rng)
 
 
-def straightened_size(width: int, height: int, degrees: float) -> tuple[float, float]:
+def straightened_size(width: float, height: float, degrees: float) -> tuple[float, float]:
     """Size of the largest centred frame of the same aspect without empty corners after a rotation."""
     sine, cosine = abs(math.sin(math.radians(degrees))), abs(math.cos(math.radians(degrees)))
     # Corners of the frame k·(w, h), turned back, must lie inside (w, h).

@@ -8,13 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from training.demo.degradations import Severities, degrade
+from training.config import shipped_config
+from training.demo.degradations import Severities, degrade, jpeg, tilt
 from training.demo.photographs import Split, load
-
-QUALITY = 95
-"""JPEG quality of the files: high, so that the only fault of a copy is the one in its name."""
-
-_MODEL_PIXELS = 252 * 252  # the embedded model's pixel budget: lengths of faults are in its pixels
 
 FAULTS = {
     "blurred": Severities(blur_px=3.5),
@@ -23,8 +19,10 @@ FAULTS = {
     "pale": Severities(saturation_gain=0.05),
     "garish": Severities(saturation_gain=3.5),
     "tilted": Severities(tilt_deg=15.0),
+    "noisy": Severities(noise_levels=45.0),
+    "compressed": Severities(jpeg_quality=4),
 }
-"""What is wrong with a copy, by the word that its file name gets."""
+"""What is wrong with a copy, by the word that its file name gets; else it is as good as a file can be."""
 
 
 def write_gallery(folder: Path, split: Split, cache: Path, *, degraded: bool) -> list[Path]:
@@ -43,15 +41,23 @@ def write_gallery(folder: Path, split: Split, cache: Path, *, degraded: bool) ->
         ConfigurationError: The photographs cannot be had.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    model_pixels = shipped_config("base").image.max_pixels
     written = []
     for photograph, picture in load(split, cache):
-        scale = max(1.0, math.sqrt(picture.width * picture.height / _MODEL_PIXELS))
+        scale = max(1.0, math.sqrt(picture.width * picture.height / model_pixels))
         copies = {"": Severities(), **(FAULTS if degraded else {})}
         for fault, severities in copies.items():
             path = folder / f"{photograph.name}{'-' if fault else ''}{fault}.jpg"
-            pixels = np.asarray(picture)
-            if fault:
-                pixels = degrade(pixels, severities, np.random.default_rng(0), scale=scale)
-            Image.fromarray(pixels).save(path, "JPEG", quality=QUALITY, subsampling=0)
+            path.write_bytes(_copy(picture, severities, scale))
             written.append(path)
     return sorted(written)
+
+
+def _copy(picture: Image.Image, severities: Severities, scale: float) -> bytes:
+    if severities == Severities():
+        return jpeg(np.asarray(picture), severities.jpeg_quality)
+    # Near the model's own size: its resize would average away the noise and the blocks of a large picture.
+    shrink = int(scale)
+    tilted = tilt(picture.reduce(shrink), severities.tilt_deg)
+    degraded = degrade(np.asarray(tilted), severities, np.random.default_rng(0), scale=scale / shrink)
+    return jpeg(degraded, severities.jpeg_quality)

@@ -157,9 +157,9 @@ def sample_verdict(rng: np.random.Generator) -> Verdict:
 
 def _unclear(step: _Unclear, rng: np.random.Generator) -> dict[str, Any]:
     """Draw what makes a picture unclear: one cause that earns the label, sometimes a weaker second one."""
-    names, shares = zip(*_CAUSES, strict=True)
+    names, shares = [name for name, _ in _CAUSES], [share for _, share in _CAUSES]
     first, second = rng.choice(names, size=2, replace=False, p=shares)
-    kinds, kind_shares = zip(*_BLUR_KINDS, strict=True)
+    kinds, kind_shares = [kind for kind, _ in _BLUR_KINDS], [share for _, share in _BLUR_KINDS]
     causes = {first: step}
     if rng.random() < _SECOND_CAUSE_SHARE and step.label != "clear":
         causes[second] = _CLARITY[_CLARITY.index(step) - 1]
@@ -193,7 +193,13 @@ def badness(severities: Severities) -> dict[str, float]:
     }
 
 
-_COMPOSITION = {"tilt": 0.4, "off_centre": 0.45, "cut": 0.6, "subject_clutter": 0.25, "background_clutter": 0.2}
+_COMPOSITION = {
+    "tilt": 0.4,
+    "off_centre": 0.45,
+    "cut": 0.6,
+    "subject_clutter": 0.25,
+    "background_clutter": 0.2,
+}
 _EYE_CATCHING = {"unclear": 0.6, "exposure": 0.55, "saturation": 0.35, "contrast": 0.5, "cut": 0.3}
 _SCORE = {
     "unclear": 0.65,

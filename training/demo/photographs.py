@@ -1,4 +1,4 @@
-"""The free photographs behind the demo: which they are, and how they come to this computer.
+"""The free photographs behind the demo: which they are, and how they and the cut-outs come to this computer.
 
 ``catalog.csv`` names each with licence, author, origin, size and perceptual hash, and fixes the splits **by
 source photograph**: no photograph of ``test`` or ``demo`` is seen in training. The files themselves are not
@@ -12,7 +12,7 @@ import io
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -23,6 +23,8 @@ from PIL import Image
 from scipy.fft import dctn
 
 from schemas.errors import ConfigurationError
+from training.demo.cutouts import cutout_catalogue
+from training.demo.photo_files import PhotoFile
 
 Split = Literal["train", "test", "demo"]
 
@@ -95,17 +97,20 @@ def default_cache() -> Path:
 
 
 def fetch(cache: Path) -> Path:
-    """Make sure that the Debian package's photographs lie in ``cache``; returns the unpacked folder.
+    """Make sure that the Debian package's photographs and cut-outs lie in ``cache``; returns their folder.
 
-    Does nothing where they lie there already. Otherwise unpacks a ``gcompris-qt-data*.deb`` that lies in
-    ``cache``, or downloads it first (44 MB, by ``apt-get download``; needs no root).
+    Does nothing where they lie there already. Otherwise unpacks what is missing from a
+    ``gcompris-qt-data*.deb`` that lies in ``cache``, or downloads it first (44 MB, by ``apt-get download``;
+    needs no root).
 
     Raises:
         ConfigurationError: The package cannot be fetched or unpacked; says how to do it by hand.
     """
     unpacked = cache / _UNPACKED
-    needed = [p for p in catalogue() if p.resource]
-    if all((unpacked / p.path).exists() for p in needed):
+    needed = {p.path: p.resource for p in catalogue() if p.resource}
+    needed |= {cutout.path: cutout.resource for cutout in cutout_catalogue()}
+    missing = sorted({resource for path, resource in needed.items() if not (unpacked / path).exists()})
+    if not missing:
         return unpacked
     cache.mkdir(parents=True, exist_ok=True)
     archives = sorted(cache.glob(f"{PACKAGE}*.deb"))
@@ -116,7 +121,7 @@ def fetch(cache: Path) -> Path:
     # Imported here: reading photographs that are already unpacked needs no unpacker.
     from training.demo.rcc import unpack_rcc
 
-    for resource in sorted({p.resource for p in needed}):
+    for resource in missing:
         path = cache / "package" / "usr" / "share" / "gcompris-qt" / "rcc" / f"{resource}.rcc"
         try:
             unpack_rcc(path, unpacked / resource)
@@ -132,8 +137,22 @@ def load(split: Split, cache: Path) -> list[tuple[Photograph, Image.Image]]:
     Raises:
         ConfigurationError: Photographs are missing or are other pictures than the catalogue's; names all.
     """
+    return [(photograph, picture) for photograph, _, picture in _checked(split, cache)]
+
+
+def catalogue_files(split: Split, cache: Path) -> list[PhotoFile]:
+    """The photographs of a split as files, each checked as ``load`` does, none kept in memory."""
+    # Two resources have a giraffe each, one in every split.
+    return [
+        PhotoFile(f"{photograph.resource or photograph.source}-{photograph.name}", path)
+        for photograph, path, _ in _checked(split, cache)
+    ]
+
+
+def _checked(split: Split, cache: Path) -> Iterator[tuple[Photograph, Path, Image.Image]]:
+    """Read the photographs of a split one by one; raises at the end for all that are wrong."""
     folder = fetch(cache) if split != "demo" else cache
-    found, problems = [], []
+    problems = []
     for photograph in catalogue(split):
         path = _python_package_file(photograph) if split == "demo" else folder / photograph.path
         try:
@@ -145,10 +164,9 @@ def load(split: Split, cache: Path) -> list[tuple[Photograph, Image.Image]]:
         problem = _difference(photograph, picture)
         if problem:
             problems.append(f"{path}: {problem}")
-        found.append((photograph, picture))
+        yield photograph, path, picture
     if problems:
         raise ConfigurationError([*problems, _by_hand(cache)])
-    return found
 
 
 def perceptual_hash(picture: Image.Image) -> int:

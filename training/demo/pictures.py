@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -33,7 +33,6 @@ _CONTEXTS = (
     "animals",
 )
 
-
 ZONE_SIDE = 48
 """Finer than the visual tokens of any picture of the demo."""
 
@@ -52,7 +51,7 @@ class Degraded:
 
     Attributes:
         data: A JPEG file.
-        annotation: Labels; ``source`` names the photograph.
+        annotation: Labels; ``source`` names the photograph, ``image`` the picture.
         severities: What was done.
         zones: uint8 (3, ZONE_SIDE, ZONE_SIDE), the picture shrunk to a square: how much of every place shows
             the subject, objects around it, objects in the background; 255 = nothing else.
@@ -64,34 +63,28 @@ class Degraded:
     zones: npt.NDArray[np.uint8]
 
 
-def degraded_pictures(
-    photographs: Sequence[Photo],
-    cutouts: Sequence[Image.Image],
-    count: int,
-    rule: ImageRule,
-    seed: int,
-) -> Iterator[Degraded]:
-    """Make ``count`` pictures; every photograph is used equally often (±1).
-
-    Args:
-        photographs: What to degrade.
-        cutouts: Subjects and foreign objects, RGBA.
-        count: Number of pictures.
-        rule: Pixel budget, which lengths refer to.
-        seed: Same seed, same pictures.
-    """
+def photograph_order(photographs: int, pictures: int, seed: int) -> list[int]:
+    """Which photograph every picture is made of, by index: each is used equally often (±1)."""
     rng = np.random.default_rng(seed)
     order: list[int] = []
-    while len(order) < count:
-        order += rng.permutation(len(photographs)).tolist()
-    for number, index in enumerate(order[:count]):
-        # A generator each: a picture does not depend on how many numbers the ones before it drew.
-        yield _picture(photographs[index], cutouts, number, rule, np.random.default_rng([seed, number]))
+    while len(order) < pictures:
+        order += rng.permutation(photographs).tolist()
+    return order[:pictures]
 
 
-def _picture(
-    photograph: Photo, cutouts: Sequence[Image.Image], number: int, rule: ImageRule, rng: np.random.Generator
+def degraded_picture(
+    photograph: Photo, cutouts: Sequence[Image.Image], number: int, rule: ImageRule, seed: int
 ) -> Degraded:
+    """Make one picture of a data set; it depends on no other.
+
+    Args:
+        photograph: What to degrade.
+        cutouts: Subjects and foreign objects, RGBA.
+        number: Of the picture in its data set.
+        rule: Pixel budget, which lengths refer to.
+        seed: Of the data set: same seed and number, same picture.
+    """
+    rng = np.random.default_rng([seed, number])
     verdict = sample_verdict(rng)
     scene, verdict = _scene(photograph, cutouts, verdict, rule, rng)
     size = scene.picture.size

@@ -8,13 +8,12 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 import torch
-from PIL import Image
 from transformers.utils import logging as transformers_logging
 
 from model.adapters import save_adapter
@@ -23,28 +22,41 @@ from model.scorer import Scorer
 from model.tensor_files import read_header
 from schemas.attributes import VOCABULARY
 from schemas.errors import ConfigurationError
-from schemas.manifest import EvaluationResult
-from training.config import StageConfig, load_config
-from training.data import LabelledImage
+from training.annotation_files import image_file
+from training.config import StageConfig, shipped_config
+from training.data import LabelledImages
+from training.demo.aims import check_aims
 from training.demo.base import create_base, save_base
-from training.demo.card import CardFacts, write_card
-from training.demo.photographs import Photograph, Split, default_cache, load
-from training.demo.pictures import Degraded, decoded, degraded_pictures
+from training.demo.card import CardFacts, Sources, licence_counts, write_card
+from training.demo.cutouts import CutoutSplit, cutout_catalogue
+from training.demo.dataset import (
+    PICTURES,
+    DataSettings,
+    DemoPictures,
+    Material,
+    find_material,
+    write_dataset,
+)
+from training.demo.eyes import EYES, EyesSettings, teach_to_see
+from training.demo.ladder_report import FEWEST_FRAMES, climb_ladders, frame_size, frames_of
+from training.demo.ladders import Frame
+from training.demo.photographs import catalogue, default_cache
 from training.demo.tokenizer import learn_tokenizer
-from training.evaluate import evaluate
+from training.evaluate import evaluate_predictions
+from training.evaluation import Evaluation
+from training.scoring import score_images
 from training.stages import AdapterWords, adapter_manifest, train_stage
 
 _LOG = logging.getLogger(__name__)
 
-_TRAIN_PICTURES, _TEST_PICTURES = 6000, 450
-_TRAIN_SEED, _TEST_SEED = 11, 12
 _FEWEST_PICTURES, _FEWEST_STEPS = 60, 3
+_LADDER_PHOTOGRAPHS = 12
+"""With BRISQUE beside the model about two and a half minutes."""
+_DATA = "data"
 _PARTS = ("base", "stage1", "adapter", "CARD.md")
 
 TEST_SET = "synthetic degradations of held-out photographs"
-_SYNTHETIC = (
-    "Trained on synthetic degradations of free photographs. It knows these degradations, NOT human taste."
-)
+_SYNTHETIC = "Trained on synthetic degradations of photographs. It knows these degradations, NOT human taste."
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,27 +65,64 @@ class DemoSettings:
 
     Attributes:
         output: Folder for base/, stage1/, adapter/ and CARD.md.
-        photos_cache: Folder of the photographs; None = in the user's cache folder.
+        photos: Any folder of photographs; None = those of the catalogue.
+        photos_cache: Folder of what is fetched; None = in the user's cache folder.
         effort: Share of the full run's steps and pictures.
-        threads: CPU threads.
+        threads: CPU threads, and processes that make pictures.
         replace: Whether a model that is in ``output`` already may be replaced.
     """
 
     output: Path
-    photos_cache: Path | None
-    effort: float
-    threads: int
+    photos: Path | None = None
+    photos_cache: Path | None = None
+    effort: float = 1.0
+    threads: int = 2
     replace: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class _Data:
-    """Pictures, and of how many photographs they were made."""
+class _Recipe:
+    """How everything is trained."""
 
-    train: list[LabelledImage]
-    test: list[Degraded]
-    train_photographs: int
-    test_photographs: int
+    base: StageConfig
+    stage1: StageConfig
+    stage2: StageConfig
+    eyes: EyesSettings
+
+
+@dataclass(frozen=True, slots=True)
+class _Data:
+    """The data set in its folder, what else is known of it, and what the ladders need.
+
+    Attributes:
+        folder: Of the data set.
+        images: To train on.
+        pictures: By split.
+        sources: By split, for the card.
+        frames: Test photographs for the ladders.
+    """
+
+    folder: Path
+    images: LabelledImages
+    pictures: Mapping[CutoutSplit, DemoPictures]
+    sources: Mapping[CutoutSplit, Sources]
+    frames: list[Frame]
+
+
+class _Phases:
+    """Says what is being done, and adds up how many minutes each took."""
+
+    def __init__(self) -> None:
+        self.minutes: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        _LOG.info("%s", name)
+        started = time.monotonic()
+        yield
+        passed = (time.monotonic() - started) / 60
+        self.minutes[name] = self.minutes.get(name, 0.0) + passed
+        _LOG.info("%s: done in %.1f minutes", name, passed)
 
 
 def train_demo(settings: DemoSettings) -> str:
@@ -86,63 +135,118 @@ def train_demo(settings: DemoSettings) -> str:
         ConfigurationError: The photographs are not here and cannot be fetched, or an earlier model is in
             the way.
     """
-    started = time.monotonic()
     _refuse_leftovers(settings)
     _quiet(settings.threads)
-    base, stage1, stage2 = (_config(name, settings.effort) for name in ("base", "demo_stage1", "demo_stage2"))
-    data = _data(settings, base)
+    recipe, phases = _recipe(settings.effort), _Phases()
     settings.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=settings.output, prefix=".unfinished-") as folder:
         work = Path(folder)
-        tokenizer = learn_tokenizer()
-        save_base(create_base(tokenizer, base.seed), tokenizer, work / "base")
-        save_base(train_stage(base, work / "base", data.train), tokenizer, work / "base")
-        results = [
-            _adapter(config, work / "base", work / name, data, _base_name(settings))
-            for config, name in ((stage1, "stage1"), (stage2, "adapter"))
+        with phases("pictures"):
+            data = _make_data(settings, recipe, work / _DATA)
+        with phases("eyes"):
+            tokenizer = learn_tokenizer()
+            model = create_base(tokenizer, recipe.base.seed)
+            known = data.pictures["train"]
+            teach_to_see(model, data.images, known.severities, known.zones, recipe.eyes)
+            save_base(model, tokenizer, work / "base")
+        with phases("base"):
+            save_base(train_stage(recipe.base, work / "base", data.images), tokenizer, work / "base")
+        evaluations = [
+            _adapter(config, work, name, data, _base_name(settings), phases)
+            for config, name in ((recipe.stage1, "stage1"), (recipe.stage2, "adapter"))
         ]
+        with phases("ladders"):
+            ladders = climb_ladders(_scorer(work, "adapter"), data.frames)
+        minutes = sum(phases.minutes.values()) if settings.effort >= 1 else None
+        megabytes = _megabytes(work)
         facts = CardFacts(
             parameters=_parameters(work / "base"),
-            train_photographs=data.train_photographs,
-            test_photographs=data.test_photographs,
-            train_pictures=len(data.train),
-            test_pictures=len(data.test),
-            minutes=(time.monotonic() - started) / 60,
+            megabytes=megabytes,
+            train=data.sources["train"],
+            test=data.sources["test"],
+            minutes=phases.minutes,
             effort=settings.effort,
-            configs=(base, stage1, stage2),
-            stage1=results[0],
-            stage2=results[1],
+            configs=(recipe.base, recipe.stage1, recipe.stage2),
+            eyes=recipe.eyes,
+            stage1=evaluations[0],
+            stage2=evaluations[1],
+            ladders=ladders,
+            aims=check_aims(evaluations[1], ladders, minutes, megabytes),
         )
         card = write_card(work / "CARD.md", facts)
         _publish(work, settings.output)
     return card
 
 
-def _data(settings: DemoSettings, config: StageConfig) -> _Data:
-    cache = settings.photos_cache or default_cache()
-    photographs: dict[Split, list[tuple[Photograph, Image.Image]]] = {
-        "train": load("train", cache),
-        "test": load("test", cache),
-    }
+def _recipe(effort: float) -> _Recipe:
+    def steps(full: int) -> int:
+        return max(_FEWEST_STEPS, round(full * effort))
 
-    def pictures(split: Split, count: int, seed: int) -> Iterator[Degraded]:
-        # Foreign objects come from photographs of the same split: of test ones nothing was seen before.
-        found = photographs[split]
-        count = max(_FEWEST_PICTURES, round(count * min(settings.effort, 1.0)))
-        return degraded_pictures(found, found, count, config.image, seed)
+    def config(name: str) -> StageConfig:
+        full = shipped_config(name)
+        return full.model_copy(update={"steps": steps(full.steps)})
 
-    data = _Data(
-        train=decoded(pictures("train", _TRAIN_PICTURES, _TRAIN_SEED), config.image),
-        test=list(pictures("test", _TEST_PICTURES, _TEST_SEED)),
-        train_photographs=len(photographs["train"]),
-        test_photographs=len(photographs["test"]),
+    eyes = EyesSettings(steps(EYES.steps), EYES.batch_size, EYES.learning_rate, EYES.seed)
+    return _Recipe(config("base"), config("demo_stage1"), config("demo_stage2"), eyes)
+
+
+def _make_data(settings: DemoSettings, recipe: _Recipe, folder: Path) -> _Data:
+    share = min(settings.effort, 1.0)
+    material = find_material(("train", "test"), settings.photos, settings.photos_cache or default_cache())
+    # Found out after the training that no photograph is large enough it would be a pity.
+    frames = frames_of(
+        (file.read() for file in material["test"].photographs),
+        frame_size(recipe.stage2.image),
+        fewest=FEWEST_FRAMES,
+        most=max(FEWEST_FRAMES, round(_LADDER_PHOTOGRAPHS * share)),
     )
-    _LOG.info("%d pictures to train on, %d to test on", len(data.train), len(data.test))
-    return data
+    counts = {split: max(_FEWEST_PICTURES, round(count * share)) for split, count in PICTURES.items()}
+    wanted = DataSettings(counts, recipe.base.image, processes=settings.threads)
+    pictures = write_dataset(folder, material, wanted)
+    return _Data(
+        folder,
+        LabelledImages.of_folder(folder, pictures["train"].annotations, recipe.base.image),
+        pictures,
+        {split: _sources(split, found, settings, counts[split]) for split, found in material.items()},
+        frames,
+    )
+
+
+def _sources(split: CutoutSplit, material: Material, settings: DemoSettings, pictures: int) -> Sources:
+    licences = None
+    if settings.photos is None:
+        licences = licence_counts(photograph.licence for photograph in catalogue(split))
+    cutouts = licence_counts(cutout.licence for cutout in cutout_catalogue(split))
+    return Sources(len(material.photographs), licences, cutouts, pictures)
+
+
+def _adapter(
+    config: StageConfig, work: Path, name: str, data: _Data, base_name: str, phases: _Phases
+) -> Evaluation:
+    """Train an adapter, save it, score the test pictures with what was saved, save it with the results."""
+    words = AdapterWords(f"demo-{config.stage}", _SYNTHETIC, base_name, synthetic=True)
+    base, draft = work / "base", f"{name}-draft"
+    with phases(config.stage):
+        trained = train_stage(config, base, data.images)
+        save_adapter(work / draft, trained, None, adapter_manifest(config, base, data.images, words))
+    with phases("evaluation"):
+        labels = data.pictures["test"].annotations
+        files = [image_file(data.folder, label) for label in labels]
+        scored = score_images(_scorer(work, draft), files, [label.context for label in labels])
+        evaluation = evaluate_predictions(
+            scored.predictions, labels, VOCABULARY, config.score, scored.readings
+        )
+        manifest = adapter_manifest(config, base, data.images, words, evaluation.results(TEST_SET))
+        save_adapter(work / name, trained, None, manifest)
+    return evaluation
+
+
+def _scorer(work: Path, name: str) -> Scorer:
+    return Scorer.load(work / name, base_model=str(work / "base"), device="cpu")
 
 
 def _refuse_leftovers(settings: DemoSettings) -> None:
-    # Found out after 25 minutes it would be a pity.
+    # Found out after the training it would be a pity.
     paths = [settings.output / name for name in _PARTS]
     there = [str(path) for path in paths if path.exists()]
     if there and not settings.replace:
@@ -172,34 +276,13 @@ def _quiet(threads: int) -> None:
     transformers_logging.disable_progress_bar()
 
 
-def _config(name: str, effort: float) -> StageConfig:
-    with resources.as_file(resources.files("training") / "configs" / f"{name}.yaml") as path:
-        config = load_config(path)
-    return config.model_copy(update={"steps": max(_FEWEST_STEPS, round(config.steps * effort))})
-
-
 def _parameters(base: Path) -> int:
     """Number of weights; tied ones count once."""
     shapes = read_header(base / "model.safetensors").shapes
     return sum(math.prod(shape) for shape in shapes.values())
 
 
-def _adapter(
-    config: StageConfig,
-    base: Path,
-    target: Path,
-    data: _Data,
-    base_name: str,
-) -> tuple[EvaluationResult, ...]:
-    """Train an adapter, save it, score the test pictures with what was saved, save it with the results."""
-    words = AdapterWords(f"demo-{config.stage}", _SYNTHETIC, base_name, synthetic=True)
-    trained = train_stage(config, base, data.train)
-    labels = [picture.annotation for picture in data.test]
-    with tempfile.TemporaryDirectory() as work:
-        draft = Path(work) / "adapter"
-        save_adapter(draft, trained, None, adapter_manifest(config, base, data.train, words))
-        scorer = Scorer.load(draft, base_model=str(base), device="cpu")
-        predictions = scorer.score([p.data for p in data.test], [label.context for label in labels])
-    results = evaluate(predictions, labels, VOCABULARY, TEST_SET)
-    save_adapter(target, trained, None, adapter_manifest(config, base, data.train, words, results))
-    return results
+def _megabytes(work: Path) -> float:
+    folders = [work / name for name in _PARTS if (work / name).is_dir()]
+    files = [file for folder in folders for file in folder.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files) / 1e6

@@ -38,7 +38,7 @@ class Box:
 
     @property
     def centre(self) -> tuple[float, float]:
-        """x and y of the centre."""
+        """X and y of the centre."""
         return self.left + self.width / 2, self.top + self.height / 2
 
 
@@ -48,7 +48,7 @@ class Scene:
 
     Attributes:
         picture: RGB.
-        subject: Where the subject shows, or None where there is none.
+        subject: Where the subject shows; nowhere if there is none.
         subject_pieces, background_pieces: Where foreign objects show, by zone.
         off_centre: As ``Severities.off_centre``, as it came out.
     """
@@ -111,8 +111,10 @@ def _figure(
     figure = _resized(subject, side)
     if rng.random() < 0.5:
         figure = figure.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    if not degrees:
+        return figure
     # The camera is tilted, and with it all that it sees.
-    return cut_to_outline(figure.rotate(degrees, Image.Resampling.BICUBIC, expand=True)) if degrees else figure
+    return cut_to_outline(figure.rotate(degrees, Image.Resampling.BICUBIC, expand=True))
 
 
 def _resized(cutout: Image.Image, side: float) -> Image.Image:
@@ -122,7 +124,11 @@ def _resized(cutout: Image.Image, side: float) -> Image.Image:
 
 
 def _place(
-    picture: Image.Image, figure: Image.Image, severities: Severities, by_frame: bool, rng: np.random.Generator
+    picture: Image.Image,
+    figure: Image.Image,
+    severities: Severities,
+    by_frame: bool,
+    rng: np.random.Generator,
 ) -> Box:
     """Where the figure stands: inside the frame, or cut by one of its sides."""
     room_x, room_y = (
@@ -167,7 +173,7 @@ def _paste(picture: Image.Image, figure: Image.Image, box: Box) -> Mask:
     picture.paste(figure, (left, top), figure)
     mask = Image.new("L", picture.size, 0)
     mask.paste(figure.getchannel("A"), (left, top))
-    return np.asarray(mask, dtype=np.float32) / 255
+    return np.asarray(mask, dtype=np.float32) / np.float32(255)
 
 
 def _obscure(picture: Image.Image, shown: Mask, share: float, rng: np.random.Generator) -> Mask:
@@ -187,7 +193,7 @@ def _obscure(picture: Image.Image, shown: Mask, share: float, rng: np.random.Gen
     ImageDraw.Draw(picture).ellipse(oval, fill=colour)
     cover = Image.new("L", picture.size, 0)
     ImageDraw.Draw(cover).ellipse(oval, fill=255)
-    return shown * (1 - np.asarray(cover, dtype=np.float32) / 255)
+    return shown * (1 - np.asarray(cover, dtype=np.float32) / np.float32(255))
 
 
 def _piece(pieces: Sequence[Image.Image], picture: Image.Image, rng: np.random.Generator) -> Image.Image:

@@ -1,0 +1,108 @@
+"""The demo's data set is a data set like any other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.training.pictures import toy_cutout, toy_picture
+from tests.training.toy import RULE
+from training.annotation_files import image_file, read_annotations
+from training.data import LabelledImages
+from training.demo import dataset
+from training.demo.cutouts import cutout_catalogue
+from training.demo.dataset import DataSettings, Material, find_material, write_dataset
+from training.demo.photo_files import PhotoFile
+from training.demo.pictures import ZONE_SIDE, degraded_picture, photograph_order
+
+COUNTS = {"train": 9, "test": 5}
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory) -> dict[str, Material]:
+    folder = tmp_path_factory.mktemp("photos")
+    found = {}
+    for number, (split, colours) in enumerate({"train": ("red", "lime"), "test": ("cyan",)}.items()):
+        files = []
+        for index in range(4):
+            path = folder / f"{split}{index}.png"
+            Image.fromarray(toy_picture(10 * number + index, 120, 160)).save(path)
+            files.append(PhotoFile(path.stem, path))
+        found[split] = Material(files, [toy_cutout(colour, 60, 80) for colour in colours])
+    return found
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_what_is_written_is_read_back_and_what_is_known_stands_in_the_same_order(material, tmp_path) -> None:
+    made = write_dataset(tmp_path, material, DataSettings(COUNTS, RULE))
+    for split, pictures in made.items():
+        assert tuple(read_annotations(tmp_path, split)) == pictures.annotations
+        assert len(pictures.annotations) == len(pictures.severities) == COUNTS[split]
+        assert pictures.zones.shape == (COUNTS[split], 3, ZONE_SIDE, ZONE_SIDE)
+        assert pictures.zones.dtype == np.uint8
+        seed = dataset.SEED + (split == "test")
+        order = photograph_order(4, COUNTS[split], seed)
+        for number, annotation in enumerate(pictures.annotations):
+            photograph = material[split].photographs[order[number]].read()
+            same = degraded_picture(photograph, material[split].cutouts, number, RULE, seed)
+            assert image_file(tmp_path, annotation).read_bytes() == same.data
+            assert pictures.severities[number] == same.severities
+            np.testing.assert_array_equal(pictures.zones[number], same.zones)
+            assert annotation.source == photograph.name
+    images = LabelledImages.of_folder(tmp_path, made["train"].annotations, RULE)
+    assert all(image.pixels.shape[0] * image.pixels.shape[1] <= RULE.max_pixels for image in images)
+
+
+def test_the_number_of_processes_does_not_matter(material, tmp_path) -> None:
+    for processes in (1, 2):
+        settings = DataSettings(COUNTS, RULE, processes=processes)
+        made = write_dataset(tmp_path / str(processes), material, settings)
+        np.save(tmp_path / str(processes) / "zones.npy", made["train"].zones)
+    assert _files(tmp_path / "1") == _files(tmp_path / "2")
+
+
+def test_splits_share_no_photograph_and_no_seed(material, tmp_path) -> None:
+    made = write_dataset(tmp_path, material, DataSettings(COUNTS, RULE))
+    sources = [{annotation.source for annotation in made[split].annotations} for split in COUNTS]
+    assert not sources[0] & sources[1]
+    assert made["train"].severities[: COUNTS["test"]] != made["test"].severities
+
+
+def test_the_test_pictures_are_the_same_with_and_without_training_ones(material, tmp_path) -> None:
+    write_dataset(tmp_path / "both", material, DataSettings(COUNTS, RULE))
+    write_dataset(tmp_path / "test", {"test": material["test"]}, DataSettings({"test": 5}, RULE))
+    alone = _files(tmp_path / "test" / "test")
+    assert alone
+    assert _files(tmp_path / "both" / "test") == alone
+
+
+def test_another_seed_gives_other_pictures(material, tmp_path) -> None:
+    for seed in (1, 2):
+        write_dataset(tmp_path / str(seed), material, DataSettings({"train": 4}, RULE, seed))
+    assert _files(tmp_path / "1") != _files(tmp_path / "2")
+
+
+def test_every_photograph_is_used_equally_often() -> None:
+    counts = np.bincount(photograph_order(7, 25, seed=3))
+    assert (counts.min(), counts.max()) == (3, 4)
+    assert photograph_order(7, 25, 3) == photograph_order(7, 25, 3) != photograph_order(7, 25, 4)
+
+
+def test_each_split_gets_its_own_photographs_and_cutouts(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(
+        dataset, "catalogue_files", lambda split, cache: [PhotoFile(f"{split}-photo", cache / split)]
+    )
+    monkeypatch.setattr(dataset, "fetch", lambda cache: cache)
+    monkeypatch.setattr(
+        dataset, "load_cutouts", lambda split, folder: [cutout.path for cutout in cutout_catalogue(split)]
+    )
+    found = find_material(("train", "test"), None, tmp_path)
+    assert [file.name for file in found["test"].photographs] == ["test-photo"]
+    assert not set(found["train"].cutouts) & set(found["test"].cutouts)
+    assert set(find_material(("test",), None, tmp_path)) == {"test"}

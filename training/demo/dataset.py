@@ -1,0 +1,194 @@
+"""The demo's data set, a data set like any other: a folder of pictures with ``annotations.jsonl``.
+
+Pictures of ``test`` are made of photographs and cut-outs that no picture of ``train`` holds. What the run
+needs beyond the annotations, what was done to every picture and what stands where, comes back in memory.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from schemas.annotations import Annotation
+from schemas.manifest import ImageRule
+from training.annotation_files import write_annotations
+from training.demo.cutouts import CutoutSplit, load_cutouts
+from training.demo.degradations import Severities
+from training.demo.photo_files import PhotoFile, photographs_of_folder
+from training.demo.photographs import catalogue_files, fetch
+from training.demo.pictures import degraded_picture, photograph_order
+
+_LOG = logging.getLogger(__name__)
+
+PICTURES: Mapping[CutoutSplit, int] = {"train": 9000, "test": 600}
+"""Of the full run."""
+SEED = 11
+"""Of the training pictures; those to test on take the next number."""
+_PARTS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What the pictures of one split are made of.
+
+    Attributes:
+        photographs: Their files.
+        cutouts: Subjects and foreign objects, RGBA.
+    """
+
+    photographs: Sequence[PhotoFile]
+    cutouts: Sequence[Image.Image]
+
+
+@dataclass(frozen=True, slots=True)
+class DataSettings:
+    """How many pictures, and how they come out.
+
+    Attributes:
+        counts: Pictures by split; splits left out are not made.
+        rule: Pixel budget, which lengths refer to.
+        seed: Same seed, same pictures; the test pictures' is one more.
+        processes: Pictures are made in so many; the result does not depend on it.
+    """
+
+    counts: Mapping[CutoutSplit, int]
+    rule: ImageRule
+    seed: int = SEED
+    processes: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class DemoPictures:
+    """What is known of a split's pictures; they themselves are files.
+
+    Attributes:
+        annotations: As in ``annotations.jsonl``.
+        severities: What was done to each.
+        zones: uint8 (pictures, 3, ZONE_SIDE, ZONE_SIDE), ``pictures.Degraded.zones`` of each.
+    """
+
+    annotations: Sequence[Annotation]
+    severities: Sequence[Severities]
+    zones: npt.NDArray[np.uint8]
+
+
+def find_material(
+    splits: Sequence[CutoutSplit], photos: Path | None, cache: Path
+) -> dict[CutoutSplit, Material]:
+    """Find photographs and cut-outs, fetching what is not there.
+
+    Args:
+        splits: Of which splits.
+        photos: Any folder of photographs; None = those of the catalogue.
+        cache: Where fetched files are, or are to be put.
+
+    Raises:
+        ConfigurationError: They cannot be had, or the folder has too few.
+    """
+    if photos is None:
+        files = {split: catalogue_files(split, cache) for split in splits}
+    else:
+        files = photographs_of_folder(photos)
+    unpacked = fetch(cache)
+    return {split: Material(files[split], load_cutouts(split, unpacked)) for split in splits}
+
+
+def write_dataset(
+    folder: Path, material: Mapping[CutoutSplit, Material], settings: DataSettings
+) -> dict[CutoutSplit, DemoPictures]:
+    """Write pictures and annotations; the annotations last: a folder without them is unfinished.
+
+    Args:
+        folder: Made if it is not there; pictures go into ``train/`` and ``test/`` in it.
+        material: Of every split that is wanted.
+        settings: How many, and how.
+
+    Returns:
+        What is known of them, by split.
+    """
+    seeds = {"train": settings.seed, "test": settings.seed + 1}
+    made = {}
+    for split, count in settings.counts.items():
+        work = _Work(folder, split, material[split].cutouts, settings.rule, seeds[split])
+        (folder / split).mkdir(parents=True, exist_ok=True)
+        made[split] = _pictures(work, material[split].photographs, count, settings.processes)
+    write_annotations(folder, [one for pictures in made.values() for one in pictures.annotations])
+    return made
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What all pictures of a split share."""
+
+    folder: Path
+    split: CutoutSplit
+    cutouts: Sequence[Image.Image]
+    rule: ImageRule
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """One picture that is written."""
+
+    number: int
+    annotation: Annotation
+    severities: Severities
+    zones: npt.NDArray[np.uint8]
+
+
+_Part = list[tuple[PhotoFile, list[int]]]
+"""Photographs, and the numbers of the pictures to make of each."""
+
+
+def _pictures(work: _Work, photographs: Sequence[PhotoFile], count: int, processes: int) -> DemoPictures:
+    numbers: dict[int, list[int]] = {}
+    for number, index in enumerate(photograph_order(len(photographs), count, work.seed)):
+        numbers.setdefault(index, []).append(number)
+    jobs = [(photographs[index], wanted) for index, wanted in sorted(numbers.items())]
+    # Cut-outs travel with every part, so there are few parts; more than processes, so that all end together.
+    number_of_parts = min(_PARTS * processes, len(jobs))
+    parts = [jobs[start::number_of_parts] for start in range(number_of_parts)]
+    found: list[_Made] = []
+    for made in _mapped(partial(_make, work), parts, processes):
+        found += made
+        _LOG.info("%s pictures: %d of %d", work.split, len(found), count)
+    found.sort(key=lambda one: one.number)
+    return DemoPictures(
+        tuple(one.annotation for one in found),
+        tuple(one.severities for one in found),
+        np.stack([one.zones for one in found]),
+    )
+
+
+def _mapped(
+    make: Callable[[_Part], list[_Made]], parts: list[_Part], processes: int
+) -> Iterator[list[_Made]]:
+    if processes == 1:
+        yield from map(make, parts)
+        return
+    # Spawned, not forked: this process may have threads, whose locks a fork would copy as they stand.
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as executor:
+        yield from executor.map(make, parts)
+
+
+def _make(work: _Work, part: _Part) -> list[_Made]:
+    found = []
+    for file, numbers in part:
+        photograph = file.read()
+        for number in numbers:
+            picture = degraded_picture(photograph, work.cutouts, number, work.rule, work.seed)
+            name = f"{work.split}/{picture.annotation.image}"
+            annotation = picture.annotation.model_copy(update={"image": name, "split": work.split})
+            (work.folder / name).write_bytes(picture.data)
+            found.append(_Made(number, annotation, picture.severities, picture.zones))
+    return found
