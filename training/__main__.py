@@ -84,6 +84,12 @@ def _parser() -> argparse.ArgumentParser:
         help="replace the model that an earlier run left in the output folder",
     )
     demo.add_argument(
+        "--validate",
+        action="store_true",
+        help="leave every 8th training photograph and every 5th training cut-out out of the training, and "
+        "report on those instead of the test pictures: for choosing between recipes",
+    )
+    demo.add_argument(
         "--threads", type=int, default=2, metavar="N", help="CPU threads (default: %(default)s)"
     )
     add_demo_data(commands.add_parser)
@@ -219,6 +225,7 @@ def _demo(options: argparse.Namespace) -> int:
         effort=options.effort,
         threads=options.threads,
         replace=options.replace,
+        validate=options.validate,
     )
     print(train_demo(settings))
     return 0

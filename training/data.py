@@ -31,6 +31,7 @@ from schemas.annotations import Annotation
 from schemas.attributes import Vocabulary
 from schemas.errors import ConfigurationError
 from schemas.manifest import Conversation, ImageRule, ScoreScale
+from training.annotation_files import image_file
 from training.targets import ALWAYS_RIGHT, WrongValues, targets_of
 
 
@@ -64,8 +65,8 @@ class LabelledImages(Sequence[LabelledImage]):
 
     @classmethod
     def of_folder(cls, folder: Path, annotations: Sequence[Annotation], rule: ImageRule) -> LabelledImages:
-        """Images as files; their paths are relative to ``folder``."""
-        return cls(annotations, lambda index: (folder / annotations[index].image).read_bytes(), rule)
+        """Images as files of a data set's folder (``annotation_files.image_file``)."""
+        return cls(annotations, lambda index: image_file(folder, annotations[index]).read_bytes(), rule)
 
     def __len__(self) -> int:
         return len(self.annotations)

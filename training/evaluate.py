@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from model.scores import to_unit_scale
 from schemas.annotations import Annotation
 from schemas.attributes import Attribute, Vocabulary
-from schemas.manifest import Decoder, EvaluationResult, ScoreScale
+from schemas.manifest import Decoder, ScoreScale
 from schemas.records import Prediction
 from training.bootstrap import SEED, Estimate, estimates
 from training.evaluation import (
@@ -27,7 +27,6 @@ from training.evaluation import (
     LabelAgreement,
     ScoreFigures,
     TargetEvaluation,
-    manifest_result,
 )
 from training.figures import (
     Numbers,
@@ -35,7 +34,6 @@ from training.figures import (
     difference,
     ece,
     ece_if_calibrated,
-    figure,
     mean,
     plcc,
     rmse,
@@ -146,41 +144,6 @@ def compare_decoders(
     return tuple(
         DecoderEvaluation(decoder, figures[decoder], differences.get(decoder)) for decoder in readings
     )
-
-
-def evaluate(
-    predictions: Sequence[Prediction],
-    labels: Sequence[Annotation],
-    vocabulary: Vocabulary,
-    dataset: str,
-) -> tuple[EvaluationResult, ...]:
-    """Correlate decided values with labels, target by target: what a manifest holds, without intervals.
-
-    Args:
-        predictions: Of every image.
-        labels: Of the same images, in the same order; ``mos`` on the adapter's native scale.
-        vocabulary: Codes of the labels.
-        dataset: Name of the data, for the results.
-
-    Returns:
-        The score first, then the nine attributes; targets with fewer than three pairs are left out, and a
-        correlation is None where one side is constant.
-    """
-    pairs = list(zip(predictions, labels, strict=True))
-    scores = [(said.score_native, label.mos) for said, label in pairs]
-    decided: dict[str, list[tuple[float, float]]] = {
-        SCORE: [(one, other) for one, other in scores if one is not None and other is not None]
-    }
-    for attribute in vocabulary.evaluated:
-        found = [pairs[row] for row in _attribute_rows(attribute, pairs)]
-        decided[attribute.name] = list(zip(*_decided_codes(attribute, found), strict=True))
-    results = []
-    for target, values in decided.items():
-        if len(values) >= FEWEST_IMAGES:
-            one, other = np.array(values).T
-            found_srcc, found_plcc = (figure(f(one, other), len(values)) for f in (srcc, plcc))
-            results.append(manifest_result(dataset, target, len(values), found_srcc, found_plcc))
-    return tuple(results)
 
 
 def source_numbers(labels: Sequence[Annotation]) -> NDArray[np.int64]:

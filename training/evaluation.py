@@ -121,12 +121,12 @@ class Evaluation:
     def results(self, dataset: str) -> tuple[EvaluationResult, ...]:
         """The figures that an adapter's manifest holds: correlations of the decided values."""
         return tuple(
-            manifest_result(dataset, t.target, t.images, t.decided.srcc.value, t.decided.plcc.value)
+            _manifest_result(dataset, t.target, t.images, t.decided.srcc.value, t.decided.plcc.value)
             for t in self.targets
         )
 
 
-def manifest_result(
+def _manifest_result(
     dataset: str, target: str, images: int, srcc: float | None, plcc: float | None
 ) -> EvaluationResult:
     """Correlations as a manifest holds them, rounded to four decimals."""

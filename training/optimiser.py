@@ -57,32 +57,47 @@ def build_optimiser(model: nn.Module, config: StageConfig) -> torch.optim.Optimi
     parts: list[torch.optim.Optimizer] = []
     for rate, some in groups:
         if some and config.optimiser == "muon":
-            parts += muon_and_adamw(some, rate, config.weight_decay).parts
+            parts.append(muon_and_adamw(some, rate, config.weight_decay))
         elif some:
             parts.append(_adamw([parameter for _, parameter in some], rate, config.weight_decay))
-    return parts[0] if len(parts) == 1 else JointOptimiser(parts)
+    return _joined(parts)
 
 
 def muon_and_adamw(
     named: Sequence[tuple[str, nn.Parameter]], learning_rate: float, weight_decay: float
-) -> JointOptimiser:
+) -> torch.optim.Optimizer:
     """Muon for the weight matrices of transformer blocks and mergers, AdamW for the rest.
 
     Args:
-        named: The trainable weights; their names tell which are which.
+        named: The trainable weights, one or more; their names tell which are which.
         learning_rate: Of both: Muon's updates are scaled to the size that AdamW's have.
         weight_decay: On weight matrices.
+
+    Returns:
+        Both as one, or the only one that has anything to do.
     """
     by_muon = [parameter for name, parameter in named if _is_for_muon(name, parameter)]
     others = [parameter for name, parameter in named if not _is_for_muon(name, parameter)]
-    muon = torch.optim.Muon(
-        by_muon,
+    parts: list[torch.optim.Optimizer] = []
+    if others:
+        parts.append(_adamw(others, learning_rate, weight_decay))
+    if by_muon:
+        parts.append(_muon(by_muon, learning_rate, weight_decay))
+    return _joined(parts)
+
+
+def _joined(parts: Sequence[torch.optim.Optimizer]) -> torch.optim.Optimizer:
+    return parts[0] if len(parts) == 1 else JointOptimiser(parts)
+
+
+def _muon(parameters: Sequence[nn.Parameter], learning_rate: float, weight_decay: float) -> torch.optim.Muon:
+    return torch.optim.Muon(
+        parameters,
         lr=learning_rate,
         weight_decay=weight_decay,
         momentum=_MUON_MOMENTUM,
         adjust_lr_fn="match_rms_adamw",
     )
-    return JointOptimiser((_adamw(others, learning_rate, weight_decay), muon))
 
 
 def _adamw(

@@ -14,7 +14,7 @@ from training.annotation_files import image_file, read_annotations
 from training.data import LabelledImages
 from training.demo import dataset
 from training.demo.cutouts import cutout_catalogue
-from training.demo.dataset import DataSettings, Material, find_material, write_dataset
+from training.demo.dataset import DataSettings, Material, find_material, share_out, write_dataset
 from training.demo.photo_files import PhotoFile
 from training.demo.pictures import ZONE_SIDE, degraded_picture, photograph_order
 
@@ -106,3 +106,34 @@ def test_each_split_gets_its_own_photographs_and_cutouts(tmp_path, monkeypatch) 
     assert [file.name for file in found["test"].photographs] == ["test-photo"]
     assert not set(found["train"].cutouts) & set(found["test"].cutouts)
     assert set(find_material(("test",), None, tmp_path)) == {"test"}
+
+
+def test_validation_is_every_eighth_photograph_and_fifth_cutout_of_those_for_training(
+    tmp_path, monkeypatch
+) -> None:
+    files = [PhotoFile(f"p{number:02}", tmp_path) for number in range(20)]
+    monkeypatch.setattr(dataset, "photographs_of_folder", lambda folder: {"train": files, "test": []})
+    monkeypatch.setattr(dataset, "fetch", lambda cache: cache)
+    monkeypatch.setattr(dataset, "load_cutouts", lambda split, folder: list(range(12)))
+    both = find_material(("train", "validation"), tmp_path, tmp_path)
+    assert [file.name for file in both["validation"].photographs] == ["p00", "p08", "p16"]
+    assert both["validation"].cutouts == [0, 5, 10]
+    assert both["train"].cutouts == [1, 2, 3, 4, 6, 7, 8, 9, 11]
+    assert len(both["train"].photographs) == 17
+    assert not set(both["train"].photographs) & set(both["validation"].photographs)
+    alone = find_material(("validation",), tmp_path, tmp_path)
+    assert alone == {"validation": both["validation"]}
+    assert len(find_material(("train", "test"), tmp_path, tmp_path)["train"].photographs) == 20
+
+
+def test_validation_pictures_are_the_same_alone_and_beside_training_ones(material, tmp_path) -> None:
+    photographs = share_out(("train", "validation"), {"train": material["train"].photographs}, 3)
+    parts = {split: Material(found, material["train"].cutouts) for split, found in photographs.items()}
+    made = write_dataset(tmp_path / "both", parts, DataSettings({"train": 6, "validation": 4}, RULE))
+    alone = {"validation": parts["validation"]}
+    write_dataset(tmp_path / "alone", alone, DataSettings({"validation": 4}, RULE))
+    written = _files(tmp_path / "alone" / "validation")
+    assert len(written) == 4
+    assert _files(tmp_path / "both" / "validation") == written
+    # What is read back is checked: no source on both sides.
+    assert tuple(read_annotations(tmp_path / "both", "validation")) == made["validation"].annotations

@@ -17,7 +17,7 @@ from training.demo import judges, ladders, run
 from training.demo.base import cosine_rows, create_base, save_base
 from training.demo.dataset import Material
 from training.demo.photo_files import PhotoFile
-from training.demo.run import TEST_SET, DemoSettings, train_demo
+from training.demo.run import DATASETS, DemoSettings, train_demo
 from training.demo.tokenizer import learn_tokenizer
 
 
@@ -69,9 +69,9 @@ def test_leftovers_are_refused_before_anything_is_done(tmp_path: Path) -> None:
         train_demo(DemoSettings(tmp_path))
 
 
-def _material(folder: Path) -> dict[str, Material]:
+def _material(folder: Path, splits: tuple[str, str]) -> dict[str, Material]:
     found = {}
-    for start, split in enumerate(("train", "test")):
+    for start, split in enumerate(splits):
         files = [PhotoFile(f"{split}-{number}", folder / f"{split}-{number}.png") for number in range(5)]
         for number, file in enumerate(files):
             Image.fromarray(toy_picture(10 * start + number, 300, 400)).save(file.path)
@@ -80,9 +80,10 @@ def _material(folder: Path) -> dict[str, Material]:
 
 
 @pytest.mark.integration
-def test_the_whole_demo_at_toy_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_the_whole_demo_at_toy_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, split: str) -> None:
     (tmp_path / "photos").mkdir()
-    material = _material(tmp_path / "photos")
+    material = _material(tmp_path / "photos", ("train", split))
     asked = []
     monkeypatch.setattr(run, "find_material", lambda *arguments: asked.append(arguments) or material)
     monkeypatch.setattr(run, "_FEWEST_PICTURES", 12)
@@ -90,12 +91,20 @@ def test_the_whole_demo_at_toy_size(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(judges, "load_brisque", lambda: None)
     output = tmp_path / "out"
     (output / "base").mkdir(parents=True)
-    settings = DemoSettings(output, photos_cache=tmp_path, effort=0.0001, threads=1, replace=True)
+    settings = DemoSettings(
+        output,
+        photos_cache=tmp_path,
+        effort=0.0001,
+        threads=1,
+        replace=True,
+        validate=split == "validation",
+    )
     card = train_demo(settings)
-    assert asked == [(("train", "test"), None, tmp_path)]
+    assert asked == [(("train", split), None, tmp_path)]
     assert {path.name for path in output.iterdir()} == {"base", "stage1", "adapter", "CARD.md"}
     assert (output / "CARD.md").read_text(encoding="utf-8") == card
     assert "does **not** know human taste" in card
+    assert f"## Figures on the {split} pictures" in card
     assert judges.BRISQUE_MISSING in card
     assert "| colour cast |" in card
     assert all(f"{phase} " in card for phase in ("pictures", "eyes", "base", "evaluation", "ladders"))
@@ -104,6 +113,6 @@ def test_the_whole_demo_at_toy_size(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert manifest.training.stage == stage
         assert manifest.training.synthetic
         assert {result.n for result in manifest.evaluation} == {12}
-        assert manifest.evaluation[0].dataset == TEST_SET
+        assert manifest.evaluation[0].dataset == DATASETS[split]
     scorer = Scorer.load(output / "adapter", base_model=str(output / "base"), device="cpu")
-    assert scorer.score([material["test"].photographs[0].path])[0].score is not None
+    assert scorer.score([material[split].photographs[0].path])[0].score is not None

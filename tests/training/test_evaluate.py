@@ -11,7 +11,7 @@ from schemas.attributes import VOCABULARY
 from schemas.manifest import ScoreScale
 from schemas.records import Prediction
 from training.bootstrap import estimates
-from training.evaluate import compare_decoders, evaluate, evaluate_predictions, score_coverage, source_numbers
+from training.evaluate import compare_decoders, evaluate_predictions, score_coverage, source_numbers
 from training.evaluation import TargetEvaluation
 from training.figures import mean, srcc
 
@@ -196,11 +196,8 @@ def test_a_manifest_gets_the_correlations_of_decided_values() -> None:
         ("exposure", 6, 1.0),
     ]
     assert {r.dataset for r in results} == {"toy"}
-    assert evaluate(predictions, labels(), VOCABULARY, "toy") == results
 
 
 def test_predictions_and_labels_must_pair_up() -> None:
-    with pytest.raises(ValueError):
-        evaluate([Prediction()], labels(), VOCABULARY, "toy")
     with pytest.raises(ValueError):
         evaluate_predictions([Prediction()], labels(), VOCABULARY, NATIVE)

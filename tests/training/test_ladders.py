@@ -3,6 +3,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+from dataclasses import replace
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
@@ -95,6 +96,26 @@ def test_the_lead_is_paired() -> None:
         LADDER["underexposure"], FRAMES, _by_darkness, lambda files: [-m for m in _darkness(files)], seed=0
     )
     assert opposite.lead.low > 0
+
+
+def test_brisque_is_compared_with_the_clarity_on_its_own_ladders_and_with_the_score_on_others() -> None:
+    def torn(files) -> list[Prediction]:
+        # The score sees every degradation that darkens, the attributes see it upside down.
+        return [
+            Prediction(score=10 - dark / 30, image_clarity_expected=dark, exposure_expected=dark)
+            for dark in _darkness(files)
+        ]
+
+    darker = LADDER["underexposure"]
+    by_clarity = replace(darker, attribute="image_clarity")
+    assert climb(darker, FRAMES, torn, _darkness, seed=0).lead.value == pytest.approx(0)
+    found = climb(by_clarity, FRAMES, torn, _darkness, seed=0)
+    assert found.lead.value == pytest.approx(found.attribute.pooled.value - found.brisque.pooled.value)
+    assert found.lead.high < 0
+    rows = table([climb(darker, FRAMES, torn, _darkness, 0), found]).splitlines()
+    assert rows[0].endswith("| clarity or score − BRISQUE |")
+    assert [row.split("|")[-2].split()[0] for row in rows[3:5]] == ["score", "clarity"]
+    assert climb(by_clarity, FRAMES, _by_darkness, _darkness, seed=0).lead is None
 
 
 def test_pooled_asks_for_marks_that_compare_across_photographs_and_within_does_not() -> None:
@@ -219,7 +240,8 @@ def test_the_command_prints_every_ladder_and_writes_json(tmp_path: Path, capsys,
     assert "not human taste" in said
     facts = json.loads(file.read_text(encoding="utf-8"))
     assert [ladder["name"] for ladder in facts["ladders"]] == [ladder.name for ladder in short]
-    assert facts["photographs"] == ["astronaut", "chelsea"]
+    assert facts["photographs"] == ["scikit-image-astronaut", "scikit-image-chelsea"]
+    assert {ladder["lead_of"] for ladder in facts["ladders"]} == {"score"}
     assert facts["ladders"][0]["brisque"] is None
     assert facts["ladders"][0]["score"]["pooled"]["value"] is not None
 
@@ -231,8 +253,23 @@ def test_more_photographs_than_there_are_is_an_error() -> None:
         options.handler(options)
 
 
+@pytest.mark.usefixtures("fake_scorer")
+@pytest.mark.parametrize(("split", "count"), [("test", 4), ("train", 16), ("validation", 2)])
+def test_ladders_can_be_climbed_by_photographs_of_ones_own(
+    tmp_path: Path, capsys, monkeypatch, split: str, count: int
+) -> None:
+    monkeypatch.setattr(ladders, "LADDERS", (LADDER["haze"],))
+    for number in range(20):
+        Image.fromarray(toy_picture(number, 300, 400)).save(tmp_path / f"{number}.png")
+    options = _options("--photos", str(tmp_path), "--split", split, "--photographs", "2")
+    assert options.handler(options) == 0
+    assert f"split {split}, {count} photographs" in capsys.readouterr().out
+
+
 def test_wrong_options_are_told_all_at_once(tmp_path: Path) -> None:
-    options = _options("--photographs", "1", "--json", str(tmp_path))
+    options = _options(
+        "--photographs", "1", "--json", str(tmp_path), "--photos", str(tmp_path), "--split", "demo"
+    )
     with pytest.raises(ConfigurationError) as caught:
         options.handler(options)
-    assert len(caught.value.reasons) == 2
+    assert len(caught.value.reasons) == 3

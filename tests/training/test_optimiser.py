@@ -7,7 +7,7 @@ import torch
 
 from tests.model.tiny import tiny_model
 from tests.training.toy import toy_config
-from training.optimiser import JointOptimiser, build_optimiser
+from training.optimiser import JointOptimiser, build_optimiser, muon_and_adamw
 
 
 def _names(model, optimiser: torch.optim.Optimizer) -> set[str]:
@@ -35,6 +35,33 @@ def test_muon_takes_the_matrices_of_layers_and_leaves_embeddings_and_vectors() -
     assert {"lm_head.weight", "model.language_model.embed_tokens.weight"} <= adamw
     assert "model.visual.patch_embed.proj.weight" in adamw
     assert not any(name.endswith("bias") or "norm" in name for name in muon)
+
+
+def test_of_the_two_only_the_one_that_has_weights_is_built() -> None:
+    matrix, vector = torch.nn.Parameter(torch.eye(4)), torch.nn.Parameter(torch.ones(4))
+    only_muon = muon_and_adamw([("layers.0.weight", matrix)], 0.1, 0.0)
+    only_adamw = muon_and_adamw([("layers.0.bias", vector)], 0.1, 0.0)
+    assert isinstance(only_muon, torch.optim.Muon)
+    assert isinstance(only_adamw, torch.optim.AdamW)
+    for optimiser, weight in ((only_muon, matrix), (only_adamw, vector)):
+        before = weight.detach().clone()
+        _stepped(optimiser, [weight], 1)
+        assert not torch.equal(weight, before)
+
+
+def test_eyes_with_a_rate_of_their_own_are_optimised_by_both_and_a_schedule_reaches_all() -> None:
+    model = tiny_model()
+    optimiser = build_optimiser(
+        model, toy_config("base", optimiser="muon", learning_rate=0.1, vision_learning_rate=0.2)
+    )
+    assert isinstance(optimiser, JointOptimiser)
+    language, vision = optimiser.parts
+    assert all(".visual." in name for name in _names(model, vision))
+    assert _names(model, language) | _names(model, vision) == {name for name, _ in model.named_parameters()}
+    torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 0.5)
+    for part, rate in ((language, 0.05), (vision, 0.1)):
+        assert isinstance(part, JointOptimiser)
+        assert {group["lr"] for inner in part.parts for group in inner.param_groups} == {rate}
 
 
 def test_vectors_are_not_decayed() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from schemas.manifest import Decoder
 from training.config import StageConfig
 from training.demo.aims import Aim, aim_table
-from training.demo.dataset import SEED
+from training.demo.dataset import EVERY_CUTOUT, EVERY_PHOTOGRAPH, PICTURES, SEED, EvaluationSplit
 from training.demo.eyes import EyesSettings
 from training.demo.labels import INTEGER_NOISE, MOS_NOISE, SUBJECT_SHARE, UNTOUCHED_SHARE
 from training.demo.ladder_report import LadderReport
@@ -19,6 +19,12 @@ from training.evaluation_tables import agreement_table, evaluation_tables, shown
 
 _WEAK_SRCC = 0.5
 _TOKEN_PIXELS = 28 * 28
+_HOW_CHOSEN = f"""
+**How the recipe was chosen.** Since 2026-11-22 by pictures of every {EVERY_PHOTOGRAPH}th training
+photograph and every {EVERY_CUTOUT}th training cut-out, which trials leave out (`--validate`) and the final
+run trains on. The general shape of an earlier recipe was chosen while looking at figures on the test
+photographs, so those may still be a little flattered.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +51,15 @@ class CardFacts:
     Attributes:
         parameters: Weights of the base.
         megabytes: What base and adapters take on disk.
-        train, test: Of what the pictures were made.
+        train, evaluated: Of what the pictures were made.
+        split: That all figures are of.
+        photos: Whether the photographs were a folder's and not the catalogue's.
         minutes: Wall-clock time by phase, in order.
         effort: Share of the full run.
+        threads: CPU threads that it had.
         configs: Base, stage 1, stage 2.
         eyes: Pre-training of the vision tower.
-        stage1, stage2: Of the two adapters on the test pictures.
+        stage1, stage2: Of the two adapters on the pictures of ``split``.
         ladders: Of the second adapter.
         aims: What was wanted and what came out.
     """
@@ -58,9 +67,12 @@ class CardFacts:
     parameters: int
     megabytes: float
     train: Sources
-    test: Sources
+    evaluated: Sources
+    split: EvaluationSplit
+    photos: bool
     minutes: Mapping[str, float]
     effort: float
+    threads: int
     configs: tuple[StageConfig, StageConfig, StageConfig]
     eyes: EyesSettings
     stage1: Evaluation
@@ -97,16 +109,17 @@ be read as such. It is there so that the whole product runs with no download, an
 def _data(facts: CardFacts) -> str:
     base = facts.configs[0]
     side = int(base.image.max_pixels**0.5)
+    catalog = "" if facts.photos else "`training/demo/catalog.csv`, "
     return f"""## Data
 
-| | train | test |
+| | train | {facts.split} |
 |---|---|---|
-| photographs | {_photographs(facts.train)} | {_photographs(facts.test)} |
-| cut-outs | {_counted(facts.train.cutout_licences)} | {_counted(facts.test.cutout_licences)} |
-| pictures made of them | {facts.train.pictures:,} | {facts.test.pictures:,} |
+| photographs | {_photographs(facts.train)} | {_photographs(facts.evaluated)} |
+| cut-outs | {_counted(facts.train.cutout_licences)} | {_counted(facts.evaluated.cutout_licences)} |
+| pictures made of them | {facts.train.pictures:,} | {facts.evaluated.pictures:,} |
 
-Test pictures hold no photograph and no cut-out that a training picture holds. Authors and origins:
-`training/demo/catalog.csv`, `training/demo/cutouts.csv`, `training/demo/ATTRIBUTION.md`.
+{facts.split.capitalize()} pictures hold no photograph and no cut-out that a training picture holds.
+Authors and origins: {catalog}`training/demo/cutouts.csv`, `training/demo/ATTRIBUTION.md`.
 
 Into {SUBJECT_SHARE:.0%} of the pictures a drawn figure with alpha is put as the subject: whole, cut by the
 frame, or behind an oval, by a share that is known to the pixel; centred or aside. Other figures lie in or
@@ -117,8 +130,8 @@ saved as a JPEG file of some quality: several at once, each in several severitie
 `training/demo/labels.py`.
 
 Pictures are read by the same code as in serving, at most {base.image.max_pixels:,} px ({side} × {side},
-{base.image.max_pixels // _TOKEN_PIXELS} visual tokens); blur is measured in those pixels. The test pictures
-as a data set: `python -m training demo-data DIR`."""
+{base.image.max_pixels // _TOKEN_PIXELS} visual tokens); blur is measured in those pixels. The {facts.split}
+pictures as a data set: `{_demo_data_command(facts)}`."""
 
 
 def _photographs(sources: Sources) -> str:
@@ -137,7 +150,7 @@ def _training(facts: CardFacts) -> str:
     minutes = ", ".join(f"{phase} {minutes:.1f}" for phase, minutes in facts.minutes.items())
     seeds = ", ".join(f"{config.stage} {config.seed}" for config in facts.configs)
     total = sum(facts.minutes.values())
-    photos = " --photos DIR" if facts.train.photograph_licences is None else ""
+    threads = "1 thread" if facts.threads == 1 else f"{facts.threads} threads"
     return f"""## Training
 
 1. Eyes: the vision tower alone is asked for every severity, every label and, for every visual token, how much
@@ -150,28 +163,51 @@ def _training(facts: CardFacts) -> str:
 Steps × conversations: {steps}. While training, {base.wrong_integers:.0%} of the integers and
 {base.wrong_labels:.0%} of the labels are fed wrong, so that later values come from the picture and not from
 earlier ones (`training/targets.py`).
+{"" if facts.photos else _HOW_CHOSEN}
+**Reproduce**: `{_demo_command(facts)}` (seeds: pictures {SEED} and more, eyes {facts.eyes.seed}, {seeds}).
+{total:.0f} minutes with {threads} when this card was written: {minutes}.
+Another processor, number of threads or library version gives slightly other weights."""
 
-**How the recipe was chosen.** Since 2026-11-22 on validation photographs, every 8th of those for training,
-which the final run trains on as well. The general shape of an earlier recipe was chosen while looking at
-figures on the test photographs, so these may still be a little flattered.
 
-**Reproduce**: `python -m training demo{photos}` (effort {facts.effort:g}; seeds: pictures {SEED} and
-{SEED + 1}, eyes {facts.eyes.seed}, {seeds}). {total:.0f} minutes when this card was written: {minutes}.
-Another processor or library version gives slightly other weights."""
+def _demo_command(facts: CardFacts) -> str:
+    options = [
+        " --photos PHOTOS" if facts.photos else "",
+        f" --effort {facts.effort:g}" if facts.effort != 1 else "",
+        f" --threads {facts.threads}",
+        " --validate" if facts.split == "validation" else "",
+    ]
+    return f"python -m training demo{''.join(options)}"
+
+
+def _demo_data_command(facts: CardFacts) -> str:
+    pictures = facts.evaluated.pictures
+    count = f" --pictures {pictures}" if pictures != PICTURES[facts.split] else ""
+    return f"python -m training demo-data DIR{_split_options(facts)}{count}"
+
+
+def _ladders_command(facts: CardFacts) -> str:
+    photographs = len(facts.ladders.photographs)
+    return f"python -m training ladders --adapter ADAPTER{_split_options(facts)} --photographs {photographs}"
+
+
+def _split_options(facts: CardFacts) -> str:
+    split = " --split validation" if facts.split == "validation" else ""
+    return split + (" --photos PHOTOS" if facts.photos else "")
 
 
 def _figures(facts: CardFacts) -> str:
     default = facts.configs[2].score.decoder
+    split = " --split validation" if facts.split == "validation" else ""
     return f"""## Aims
 
 Decided values of the second adapter; the other figures stand below.
 
 {aim_table(facts.aims)}
 
-## Figures on the test pictures
+## Figures on the {facts.split} pictures
 
 Decoded freely from the saved weights. Of these weights the same tables:
-`python -m training demo-data DIR` and `python -m training evaluate ADAPTER DIR`.
+`{_demo_data_command(facts)}` and `python -m training evaluate ADAPTER DIR{split}`.
 
 ### Stage 2: attributes, then the score
 
@@ -185,8 +221,8 @@ Decoded freely from the saved weights. Of these weights the same tables:
 
 ## One degradation at a time, BRISQUE, and degradations never seen
 
-Test photographs without cut-outs, degraded in six steps
-(`python -m training ladders --photographs {len(facts.ladders.photographs)}`).
+{facts.split.capitalize()} photographs without cut-outs, degraded in five steps
+(`{_ladders_command(facts)}`).
 {facts.ladders.to_markdown()}"""
 
 

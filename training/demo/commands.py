@@ -14,16 +14,17 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from model.scorer import Scorer
-    from training.demo.cutouts import CutoutSplit
+    from schemas.annotations import Split as DataSplit
     from training.demo.photographs import Photograph
 
 _EMBEDDED = "embedded"
-_LADDERS = """Take photographs that training never saw, make each one worse in six steps, one degradation at a
-time, and measure whether the model's score, the attribute that should notice, and BRISQUE put the steps in
+_LADDERS = """Take photographs that training never saw, make each one worse in five steps, one degradation at
+a time, and measure whether the model's score, the attribute that should notice, and BRISQUE put the copies in
 order. Degradations are synthetic: this says nothing about human taste."""
 
 _DEMO_DATA = """Write the pictures of the demo with their labels: a folder of images and annotations.jsonl.
-By default exactly those that the run tests on: "evaluate embedded DIR" then prints the card's tables."""
+By default exactly those that the run tests on: "evaluate ADAPTER DIR" then prints the tables of its
+card."""
 
 CACHE_HELP = (
     "where the free photographs and cut-outs are, or are to be put: 44 MB by apt-get download, no root "
@@ -43,8 +44,12 @@ def add_ladders(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
     ladders.set_defaults(handler=_ladders)
     _add_common(ladders)
     ladders.add_argument(
-        "--split", choices=("demo", "test", "train"), default="test", help="which (default: %(default)s)"
+        "--split",
+        choices=("demo", "test", "train", "validation"),
+        default="test",
+        help="which (default: %(default)s)",
     )
+    ladders.add_argument("--photos", type=Path, metavar="DIR", help=PHOTOS_HELP)
     ladders.add_argument(
         "--photographs",
         type=int,
@@ -62,7 +67,11 @@ def add_demo_data(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
     data.set_defaults(handler=_demo_data)
     data.add_argument("folder", type=Path, metavar="DIR", help="where to; new or empty")
     data.add_argument(
-        "--split", choices=("test", "train", "both"), default="test", help="which (default: %(default)s)"
+        "--split",
+        choices=("test", "train", "both", "validation"),
+        default="test",
+        help="which; validation is what demo --validate reports on: every 8th photograph and every 5th "
+        "cut-out of those for training (default: %(default)s)",
     )
     data.add_argument(
         "--pictures", type=int, metavar="N", help="of every split asked for (default: as many as the run's)"
@@ -71,7 +80,8 @@ def add_demo_data(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
         "--seed",
         type=int,
         metavar="N",
-        help="of the training pictures; those to test on take N + 1 (default: the run's)",
+        help="of the training pictures; those to test on take N + 1, those to validate on N + 2 (default: "
+        "the run's)",
     )
     data.add_argument("--photos", type=Path, metavar="DIR", help=PHOTOS_HELP)
     data.add_argument("--photos-cache", type=Path, metavar="DIR", help=CACHE_HELP)
@@ -112,25 +122,30 @@ def _ladders(options: argparse.Namespace) -> int:
         problems.append(f"--photographs: {options.photographs} is not 2 or more")
     if options.json is not None and (options.json.is_dir() or not options.json.parent.is_dir()):
         problems.append(f"--json: {options.json} is no file in a folder that is there")
+    if options.photos is not None and options.split == "demo":
+        problems.append("--photos: a folder has no photographs of the demo split")
     if problems:
         raise ConfigurationError(problems)
+    from training.demo.dataset import find_photographs
     from training.demo.ladder_report import FEWEST_FRAMES, climb_ladders, frame_size, frames_of
-    from training.demo.photographs import default_cache, load
-    from training.demo.pictures import Photo
+    from training.demo.photographs import catalogue_files, default_cache
     from training.text_files import replace_text
 
+    cache = options.photos_cache or default_cache()
+    if options.split == "demo":
+        files = catalogue_files("demo", cache)
+    else:
+        files = find_photographs((options.split,), options.photos, cache)[options.split]
     scorer = _scorer(options.adapter)
-    found = load(options.split, options.photos_cache or default_cache())
-    photographs = [Photo(photograph.name, image) for photograph, image in found]
     frames = frames_of(
-        photographs,
+        (file.read() for file in files),
         frame_size(scorer.manifest.image),
         fewest=options.photographs or FEWEST_FRAMES,
         most=options.photographs,
     )
     report = climb_ladders(scorer, frames)
     print(scorer.describe())
-    print(f"split {options.split}, {len(found)} photographs; those that are large enough are used\n")
+    print(f"split {options.split}, {len(files)} photographs; those that are large enough are used\n")
     print(report.to_markdown())
     if options.json is not None:
         replace_text(options.json, report.to_json())
@@ -151,7 +166,7 @@ def _demo_data(options: argparse.Namespace) -> int:
     from training.demo.dataset import PICTURES, SEED, DataSettings, find_material, write_dataset
     from training.demo.photographs import default_cache
 
-    splits: tuple[CutoutSplit, ...] = ("train", "test") if options.split == "both" else (options.split,)
+    splits: tuple[DataSplit, ...] = ("train", "test") if options.split == "both" else (options.split,)
     settings = DataSettings(
         {split: options.pictures or PICTURES[split] for split in splits},
         shipped_config("base").image,

@@ -1,7 +1,8 @@
 """The demo's data set, a data set like any other: a folder of pictures with ``annotations.jsonl``.
 
-Pictures of ``test`` are made of photographs and cut-outs that no picture of ``train`` holds. What the run
-needs beyond the annotations, what was done to every picture and what stands where, comes back in memory.
+Pictures of ``test`` are made of photographs and cut-outs that no picture of ``train`` holds; ``validation``
+is a part of what ``train`` has, set aside where both are asked for. What the run needs beyond the
+annotations, what was done to every picture and what stands where, comes back in memory.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from schemas.annotations import Annotation
+from schemas.annotations import Annotation, Split
 from schemas.manifest import ImageRule
 from training.annotation_files import write_annotations
 from training.demo.cutouts import CutoutSplit, load_cutouts
@@ -29,10 +31,15 @@ from training.demo.pictures import degraded_picture, photograph_order
 
 _LOG = logging.getLogger(__name__)
 
-PICTURES: Mapping[CutoutSplit, int] = {"train": 9000, "test": 600}
+EvaluationSplit = Literal["test", "validation"]
+_T = TypeVar("_T")
+
+PICTURES: Mapping[Split, int] = {"train": 9000, "test": 600, "validation": 600}
 """Of the full run."""
 SEED = 11
-"""Of the training pictures; those to test on take the next number."""
+"""Of the training pictures; those to test on take the next number, those to validate on the one after."""
+EVERY_PHOTOGRAPH, EVERY_CUTOUT = 8, 5
+"""Of those for training, ``validation`` has every so many, from the first on."""
 _PARTS = 4
 
 
@@ -56,11 +63,11 @@ class DataSettings:
     Attributes:
         counts: Pictures by split; splits left out are not made.
         rule: Pixel budget, which lengths refer to.
-        seed: Same seed, same pictures; the test pictures' is one more.
+        seed: Same seed, same pictures; the test pictures' is one more, the validation pictures' two.
         processes: Pictures are made in so many; the result does not depend on it.
     """
 
-    counts: Mapping[CutoutSplit, int]
+    counts: Mapping[Split, int]
     rule: ImageRule
     seed: int = SEED
     processes: int = 1
@@ -81,41 +88,77 @@ class DemoPictures:
     zones: npt.NDArray[np.uint8]
 
 
-def find_material(
-    splits: Sequence[CutoutSplit], photos: Path | None, cache: Path
-) -> dict[CutoutSplit, Material]:
+def parts_of(splits: Sequence[Split]) -> set[CutoutSplit]:
+    """The parts of the catalogues that splits draw from."""
+    return {"test" if split == "test" else "train" for split in splits}
+
+
+def share_out(
+    splits: Sequence[Split], found: Mapping[CutoutSplit, Sequence[_T]], every: int
+) -> dict[Split, list[_T]]:
+    """Give every split its own.
+
+    Args:
+        splits: Which are wanted. Those that are wanted together share nothing: beside ``validation``,
+            ``train`` is what that leaves.
+        found: By part of the catalogue (``parts_of``), in order.
+        every: So many for training, one for validation.
+    """
+    shares: dict[Split, list[_T]] = {}
+    for split in splits:
+        if split == "test":
+            shares[split] = list(found["test"])
+        elif split == "validation":
+            shares[split] = list(found["train"][::every])
+        else:
+            whole = "validation" not in splits
+            shares[split] = [one for index, one in enumerate(found["train"]) if whole or index % every]
+    return shares
+
+
+def find_photographs(
+    splits: Sequence[Split], photos: Path | None, cache: Path
+) -> dict[Split, list[PhotoFile]]:
+    """Find photographs, fetching what is not there; arguments and errors as of ``find_material``."""
+    if photos is None:
+        files = {part: catalogue_files(part, cache) for part in parts_of(splits)}
+    else:
+        files = photographs_of_folder(photos)
+    return share_out(splits, files, EVERY_PHOTOGRAPH)
+
+
+def find_material(splits: Sequence[Split], photos: Path | None, cache: Path) -> dict[Split, Material]:
     """Find photographs and cut-outs, fetching what is not there.
 
     Args:
-        splits: Of which splits.
+        splits: Of which splits (``share_out``).
         photos: Any folder of photographs; None = those of the catalogue.
         cache: Where fetched files are, or are to be put.
 
     Raises:
         ConfigurationError: They cannot be had, or the folder has too few.
     """
-    if photos is None:
-        files = {split: catalogue_files(split, cache) for split in splits}
-    else:
-        files = photographs_of_folder(photos)
+    photographs = find_photographs(splits, photos, cache)
     unpacked = fetch(cache)
-    return {split: Material(files[split], load_cutouts(split, unpacked)) for split in splits}
+    loaded = {part: load_cutouts(part, unpacked) for part in parts_of(splits)}
+    cutouts = share_out(splits, loaded, EVERY_CUTOUT)
+    return {split: Material(photographs[split], cutouts[split]) for split in splits}
 
 
 def write_dataset(
-    folder: Path, material: Mapping[CutoutSplit, Material], settings: DataSettings
-) -> dict[CutoutSplit, DemoPictures]:
+    folder: Path, material: Mapping[Split, Material], settings: DataSettings
+) -> dict[Split, DemoPictures]:
     """Write pictures and annotations; the annotations last: a folder without them is unfinished.
 
     Args:
-        folder: Made if it is not there; pictures go into ``train/`` and ``test/`` in it.
+        folder: Made if it is not there; pictures go into a folder for each split in it.
         material: Of every split that is wanted.
         settings: How many, and how.
 
     Returns:
         What is known of them, by split.
     """
-    seeds = {"train": settings.seed, "test": settings.seed + 1}
+    seeds = {"train": settings.seed, "test": settings.seed + 1, "validation": settings.seed + 2}
     made = {}
     for split, count in settings.counts.items():
         work = _Work(folder, split, material[split].cutouts, settings.rule, seeds[split])
@@ -130,7 +173,7 @@ class _Work:
     """What all pictures of a split share."""
 
     folder: Path
-    split: CutoutSplit
+    split: Split
     cutouts: Sequence[Image.Image]
     rule: ImageRule
     seed: int

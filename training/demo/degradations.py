@@ -1,7 +1,7 @@
 """What is done to a photograph, how much, and in which order: pure functions on uint8 RGB arrays.
 
-The order is that of the real causes: how the camera is held (tilt, focus, movement), how much light it
-gathers, how the picture is developed (contrast, saturation), what the sensor and the file add (noise, JPEG).
+The order is that of the real causes: how the camera is held (tilt, focus, movement), haze (contrast), how
+much light is gathered, how the picture is developed (saturation), what sensor and file add (noise, JPEG).
 What stands in the scene is ``scenes``' business. Lengths are in **model pixels**, the pixels that the model
 sees after the resize to its budget: a blur that the resize would hide teaches nothing.
 """
@@ -24,6 +24,8 @@ Pixels = npt.NDArray[np.uint8]
 BlurKind = Literal["focus", "defocus", "motion"]
 
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+_WHITE = 250.0
+"""Luminance from which on a pixel counts as white."""
 _FINE_JPEG = 95
 """JPEG quality from which on a file counts as undamaged."""
 
@@ -38,7 +40,7 @@ class Severities:
         noise_levels: Standard deviation of Gaussian noise, in 8-bit levels at the model's size.
         jpeg_quality: Of Pillow's encoder, 1-95; 95 = the picture's file is as good as undamaged.
         exposure_ev: Stops in linear light; negative = too dark.
-        clipped: Share of the pixels that are blown out to white; the rest is stretched with them.
+        clipped: Share of the pixels, of those not white already, that are pushed beyond white.
         saturation_gain: Factor on the distance from grey; 1 = unchanged, 0 = no colour.
         contrast_gain: Factor on the distance from the mean luminance; below 1 = flat, hazy.
         tilt_deg: Rotation of the camera, counter-clockwise; cropped so that no corner is empty.
@@ -77,9 +79,10 @@ def degrade(
         scale: Photograph pixels per model pixel, for the lengths.
     """
     picture = blur(Image.fromarray(pixels), severities.blur_px * scale, severities.blur_kind, rng)
-    developed = expose(np.asarray(picture), severities.exposure_ev)
+    # Flat, as through haze, is the scene; what its light does to the sensor comes after.
+    developed = change_contrast(np.asarray(picture), severities.contrast_gain)
+    developed = expose(developed, severities.exposure_ev)
     developed = clip_highlights(developed, severities.clipped)
-    developed = change_contrast(developed, severities.contrast_gain)
     developed = change_saturation(developed, severities.saturation_gain)
     # The resize to the model's size averages about scale ** 2 pixels.
     return add_noise(developed, severities.noise_levels * max(scale, 1.0), rng)
@@ -93,13 +96,19 @@ def straightened_size(width: float, height: float, degrees: float) -> tuple[floa
     return width * factor, height * factor
 
 
-def tilt(picture: Image.Image, degrees: float) -> Image.Image:
-    """Rotate, then cut the largest centred frame of the same aspect without empty corners."""
-    if not degrees:
+def tilt(picture: Image.Image, degrees: float, frame_deg: float = 0.0) -> Image.Image:
+    """Rotate, then cut a centred frame of the same aspect without empty corners.
+
+    Args:
+        picture: The picture.
+        degrees: Counter-clockwise.
+        frame_deg: The frame is as small as for at least this tilt, so that its size does not tell the tilt.
+    """
+    if not degrees and not frame_deg:
         return picture
     width, height = picture.size
     turned = picture.rotate(degrees, Image.Resampling.BICUBIC)
-    inner_width, inner_height = straightened_size(width, height, degrees)
+    inner_width, inner_height = straightened_size(width, height, max(abs(degrees), abs(frame_deg)))
     left, top = (width - inner_width) / 2, (height - inner_height) / 2
     # One pixel inwards: bicubic interpolation reaches over the edge.
     box = (math.ceil(left) + 1, math.ceil(top) + 1, int(width - left) - 1, int(height - top) - 1)
@@ -159,10 +168,17 @@ def expose(pixels: Pixels, stops: float) -> Pixels:
 
 
 def clip_highlights(pixels: Pixels, share: float) -> Pixels:
-    """Set the white point so low that ``share`` of the pixels are blown out to white."""
+    """Set the white point so low that ``share`` of the pixels that are not white yet leave the range.
+
+    A pixel leaves it when its luminance reaches the white point; all else is stretched with it.
+    """
     if share <= 0:
         return pixels
-    white = max(float(np.quantile(pixels.max(axis=2), 1 - share)), 16.0)
+    luminance = pixels.astype(np.float32) @ _LUMA
+    below = luminance[luminance < _WHITE]
+    if not below.size:
+        return pixels
+    white = max(float(np.quantile(below, 1 - share)), 16.0)
     table = np.clip(np.arange(256) * (255 / white) + 0.5, 0, 255).astype(np.uint8)
     return table[pixels]
 

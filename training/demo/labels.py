@@ -49,49 +49,49 @@ class _Unclear:
 
 
 _CLARITY = (
-    _Unclear("clear", 0.34, (0.0, 0.0), (0.0, 0.0), (85, 95)),
-    _Unclear("slightly blurry", 0.22, (0.8, 1.2), (8.0, 12.0), (22, 30)),
-    _Unclear("blurry", 0.22, (1.8, 2.7), (18.0, 27.0), (10, 14)),
-    _Unclear("very blurry", 0.22, (4.0, 6.0), (40.0, 60.0), (3, 5)),
+    _Unclear("clear", 0.4, (0.0, 0.0), (0.0, 0.0), (85, 95)),
+    _Unclear("slightly blurry", 0.2, (0.8, 1.2), (7.0, 10.0), (22, 30)),
+    _Unclear("blurry", 0.2, (1.8, 2.7), (15.0, 22.0), (10, 14)),
+    _Unclear("very blurry", 0.2, (4.0, 6.0), (33.0, 48.0), (3, 5)),
 )
 _CAUSES = (("blur", 0.6), ("noise", 0.22), ("jpeg", 0.18))
 _SECOND_CAUSE_SHARE = 0.2
 _BLUR_KINDS: tuple[tuple[BlurKind, float], ...] = (("focus", 0.4), ("defocus", 0.3), ("motion", 0.3))
 _EXPOSURE = (
-    _Step("properly exposed", 0.0, 0.0, 0.36),
-    _Step("slightly overexposed", 0.8, 1.2, 0.16),
-    _Step("overexposed", 1.9, 2.8, 0.16),
-    _Step("slightly underexposed", -1.6, -1.1, 0.16),
-    _Step("underexposed", -3.6, -2.5, 0.16),
+    _Step("properly exposed", 0.0, 0.0, 0.44),
+    _Step("slightly overexposed", 0.8, 1.2, 0.14),
+    _Step("overexposed", 1.9, 2.8, 0.14),
+    _Step("slightly underexposed", -1.6, -1.1, 0.14),
+    _Step("underexposed", -3.6, -2.5, 0.14),
 )
 _CLIPPED = {"slightly overexposed": (0.10, 0.18), "overexposed": (0.35, 0.55)}
 _CLIPPED_SHARE = 0.35
 """Share of the pictures exposed too much that get blown-out highlights instead of more light everywhere."""
 _SATURATION = (
-    _Step("properly saturated", 1.0, 1.0, 0.36),
-    _Step("slightly oversaturated", 1.6, 2.0, 0.16),
-    _Step("oversaturated", 2.8, 4.2, 0.16),
-    _Step("slightly undersaturated", 0.3, 0.5, 0.16),
-    _Step("undersaturated", 0.0, 0.1, 0.16),
+    _Step("properly saturated", 1.0, 1.0, 0.44),
+    _Step("slightly oversaturated", 1.6, 2.0, 0.14),
+    _Step("oversaturated", 2.8, 4.2, 0.14),
+    _Step("slightly undersaturated", 0.3, 0.5, 0.14),
+    _Step("undersaturated", 0.0, 0.1, 0.14),
 )
 _LEVEL = (
-    _Step("taken straight", 0.0, 0.0, 0.5),
+    _Step("taken straight", 0.0, 1.0, 0.5),
     _Step("not horizontal", 10.0, 25.0, 0.5),
 )
 _INTEGRITY = (
-    _Step("complete", 0.0, 0.0, 0.36),
-    _Step("partially complete (slightly cut off or slightly obscured)", 0.18, 0.30, 0.32),
-    _Step("incomplete (mostly cut off or mostly obscured)", 0.55, 0.7, 0.32),
+    _Step("complete", 0.0, 0.0, 0.4),
+    _Step("partially complete (slightly cut off or slightly obscured)", 0.18, 0.30, 0.3),
+    _Step("incomplete (mostly cut off or mostly obscured)", 0.55, 0.7, 0.3),
 )
 _SUBJECT_CLUTTER = (
-    _Step("uncluttered", 0, 0, 0.36),
-    _Step("moderately cluttered", 2, 3, 0.32),
-    _Step("cluttered", 6, 9, 0.32),
+    _Step("uncluttered", 0, 0, 0.44),
+    _Step("moderately cluttered", 2, 3, 0.28),
+    _Step("cluttered", 6, 9, 0.28),
 )
 _BACKGROUND_CLUTTER = (
-    _Step("uncluttered", 0, 0, 0.36),
-    _Step("moderately cluttered", 3, 4, 0.32),
-    _Step("cluttered", 10, 15, 0.32),
+    _Step("uncluttered", 0, 0, 0.44),
+    _Step("moderately cluttered", 3, 4, 0.28),
+    _Step("cluttered", 10, 15, 0.28),
 )
 _CONTRAST = (_Step("full", 1.0, 1.0, 0.75), _Step("flat", 0.3, 0.6, 0.25))
 _OFF_CENTRE = (_Step("centred", 0.0, 0.12, 0.5), _Step("aside", 0.35, 0.6, 0.5))
@@ -177,7 +177,7 @@ def badness(severities: Severities) -> dict[str, float]:
     stops, gain = severities.exposure_ev, severities.saturation_gain
     unclear = (
         _share(math.log1p(severities.blur_px), math.log1p(5.0)),
-        _share(math.log1p(severities.noise_levels / 10), math.log1p(5.0)),
+        _share(math.log1p(severities.noise_levels / 10), math.log1p(4.0)),
         _share(math.log(85 / min(severities.jpeg_quality, 85)), math.log(85 / 4)),
     )
     return {

@@ -26,9 +26,10 @@ _ASPECT = (3_000, 4_000)
 FEWEST_FRAMES = 2
 
 _HOW_TO_READ = """SRCC, + = worse pictures get lower marks: pooled over all photographs [95 % interval by
-bootstrap over them] / mean within a photograph. score − BRISQUE: pooled, over the same draws; BRISQUE sees no
-colour and was trained on human opinions of blur, noise and compression. The degradations are synthetic:
-ranking them is not human taste. –: no such attribute, or a picture without an answer."""
+bootstrap over them] / mean within a photograph. Last column: pooled, over the same draws; the clarity's SRCC
+less BRISQUE's where the degradation should move the clarity, else the score's. BRISQUE sees no colour and was
+trained on human opinions of blur, noise and compression. The degradations are synthetic: ranking them is
+not human taste. –: no such attribute, or a picture without an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,5 +132,6 @@ def _plain(found: Climb) -> dict[str, Any]:
     return {
         **ladder,
         "attribute_name": found.ladder.attribute,
+        "lead_of": found.ladder.compared,
         **{name: None if figure is None else asdict(figure) for name, figure in figures.items()},
     }

@@ -26,6 +26,8 @@ from training.figures import Numbers, difference, figure, srcc
 Apply = Callable[[Pixels, float, np.random.Generator], Pixels]
 Predict = Callable[[Sequence[bytes]], Sequence[Prediction]]
 
+_CLARITY, _EXPOSURE, _SATURATION = "image_clarity", "exposure", "saturation"
+
 
 @dataclass(frozen=True, slots=True)
 class Ladder:
@@ -51,6 +53,11 @@ class Ladder:
     def direction(self) -> int:
         """1 where a larger number is worse, -1 where a smaller one is."""
         return 1 if self.severities[-1] > self.severities[0] else -1
+
+    @property
+    def compared(self) -> Literal["clarity", "score"]:
+        """Which answer of the model is held against BRISQUE, whose subject is clarity."""
+        return "clarity" if self.attribute == _CLARITY else "score"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +105,8 @@ class Climb:
         score: Of the model's score.
         attribute: Of the expected code of the ladder's attribute.
         brisque: Of BRISQUE.
-        lead: Pooled SRCC of the model's score minus BRISQUE's, over the same draws of photographs.
+        lead: Pooled SRCC of the model's answer that ``Ladder.compared`` names minus BRISQUE's, over the same
+            draws of photographs.
     """
 
     ladder: Ladder
@@ -128,7 +136,6 @@ def _plain(function: Callable[[Pixels, float], Pixels]) -> Apply:
 
 
 _SIGMA_PX = (0.0, 0.6, 1.0, 1.6, 2.6, 4.2)
-_CLARITY, _EXPOSURE, _SATURATION = "image_clarity", "exposure", "saturation"
 _expose, _saturate = _plain(degradations.expose), _plain(degradations.change_saturation)
 
 LADDERS = (
@@ -234,8 +241,9 @@ def climb(
     given = {judge: np.array(values, float) for judge, values in marks.items() if None not in values}
     steps = -np.arange(len(ladder.severities), dtype=float)
     statistics = {judge: srcc(values, np.tile(steps, len(frames))) for judge, values in given.items()}
-    if "score" in given and "brisque" in given:
-        statistics["lead"] = difference(statistics["score"], statistics["brisque"])
+    compared = "attribute" if ladder.compared == "clarity" else "score"
+    if compared in given and "brisque" in given:
+        statistics["lead"] = difference(statistics[compared], statistics["brisque"])
     photographs = np.repeat(np.arange(len(frames)), len(steps))
     pooled = dict(zip(statistics, estimates(list(statistics.values()), photographs, seed=seed), strict=True))
     rankings = {judge: Ranking(pooled[judge], _within(values, steps)) for judge, values in given.items()}
@@ -258,7 +266,8 @@ def table(climbs: Sequence[Climb], missing: str | None = None) -> str:
     """
     judge = missing or "BRISQUE"
     lines = [
-        f"| degradation | after the untouched | score | its attribute | {judge} | score − BRISQUE |",
+        f"| degradation | after the untouched | score | its attribute | {judge} "
+        "| clarity or score − BRISQUE |",
         "|---|---|---|---|---|---|",
     ]
     for family, title in (("seen", "**as in training**"), ("unseen", "**never in training**")):
@@ -271,7 +280,7 @@ def _row(found: Climb) -> str:
     ladder = found.ladder
     severities = ", ".join(f"{severity:g}" for severity in ladder.severities[1:])
     attribute = f"{(ladder.attribute or '').replace('_', ' ')} {_cell(found.attribute)}".strip()
-    lead = "–" if found.lead is None else _figure(found.lead, "+.2f")
+    lead = "–" if found.lead is None else f"{ladder.compared} {_figure(found.lead, '+.2f')}"
     steps = f"{severities} ({ladder.unit})"
     return (
         f"| {ladder.name} | {steps} | {_cell(found.score)} | {attribute} | {_cell(found.brisque)} | {lead} |"

@@ -21,6 +21,10 @@ _WORKING_SCALE = (1.0, 1.4)
 budget is a real one, little enough to be quick. Smaller photographs are not enlarged."""
 
 _SMALLEST_PART = 0.65
+_LARGE = 3.0
+"""Only photographs of this many times the model's pixels are cropped: pictures would become too small."""
+_FRAME_DEG = (10.0, 25.0)
+"""Frames of straight pictures are cut as for such a tilt: the size of a picture must not tell its label."""
 _CROPPED_SHARE = 0.7
 _CONTEXT_SHARE = 0.4
 _CONTEXTS = (
@@ -112,10 +116,12 @@ def _scene(
 ) -> tuple[Scene, Verdict]:
     """Compose, and write down where the subject came to stand."""
     severities = verdict.severities
-    view = _view(photograph.image, rule, severities.tilt_deg, rng)
+    as_if_tilted = rng.uniform(*_FRAME_DEG)
+    frame_deg = abs(severities.tilt_deg) if abs(severities.tilt_deg) >= _FRAME_DEG[0] else as_if_tilted
+    view = _view(photograph.image, rule, frame_deg, rng)
     first, *others = rng.permutation(len(cutouts)).tolist()
     subject = cutouts[first] if verdict.has_subject else None
-    scene = compose(view, subject, [cutouts[index] for index in others], severities, rng)
+    scene = compose(view, subject, [cutouts[index] for index in others], severities, rng, frame_deg=frame_deg)
     return scene, replace(verdict, severities=replace(severities, off_centre=scene.off_centre))
 
 
@@ -124,14 +130,14 @@ def _context(rng: np.random.Generator) -> str | None:
     return text if rng.random() < _CONTEXT_SHARE else None
 
 
-def _view(image: Image.Image, rule: ImageRule, tilt_deg: float, rng: np.random.Generator) -> Image.Image:
-    """A random part of the photograph, sometimes mirrored, so large that the straightened rest fits."""
+def _view(image: Image.Image, rule: ImageRule, frame_deg: float, rng: np.random.Generator) -> Image.Image:
+    """A random part of the photograph, sometimes mirrored, so large that the frame fits the budget."""
     part = rng.uniform(_SMALLEST_PART, 1.0)
-    if rng.random() >= _CROPPED_SHARE:
+    if rng.random() >= _CROPPED_SHARE or image.width * image.height < _LARGE * rule.max_pixels:
         part = 1.0
     width, height = image.width * part, image.height * part
     left, top = rng.uniform(0, image.width - width), rng.uniform(0, image.height - height)
-    kept = straightened_size(width, height, tilt_deg)
+    kept = straightened_size(width, height, frame_deg)
     most = rule.max_pixels * rng.uniform(*_WORKING_SCALE) ** 2
     shrink = min(1.0, math.sqrt(most / (kept[0] * kept[1])))
     size = (round(width * shrink), round(height * shrink))

@@ -20,6 +20,7 @@ from model.adapters import save_adapter
 from model.backbone import EMBEDDED, EMBEDDED_BASE
 from model.scorer import Scorer
 from model.tensor_files import read_header
+from schemas.annotations import Split
 from schemas.attributes import VOCABULARY
 from schemas.errors import ConfigurationError
 from training.annotation_files import image_file
@@ -28,13 +29,18 @@ from training.data import LabelledImages
 from training.demo.aims import check_aims
 from training.demo.base import create_base, save_base
 from training.demo.card import CardFacts, Sources, licence_counts, write_card
-from training.demo.cutouts import CutoutSplit, cutout_catalogue
+from training.demo.cutouts import cutout_catalogue
 from training.demo.dataset import (
+    EVERY_CUTOUT,
+    EVERY_PHOTOGRAPH,
     PICTURES,
     DataSettings,
     DemoPictures,
+    EvaluationSplit,
     Material,
     find_material,
+    parts_of,
+    share_out,
     write_dataset,
 )
 from training.demo.eyes import EYES, EyesSettings, teach_to_see
@@ -55,7 +61,11 @@ _LADDER_PHOTOGRAPHS = 12
 _DATA = "data"
 _PARTS = ("base", "stage1", "adapter", "CARD.md")
 
-TEST_SET = "synthetic degradations of held-out photographs"
+DATASETS: Mapping[EvaluationSplit, str] = {
+    "test": "synthetic degradations of held-out photographs",
+    "validation": "synthetic degradations of validation photographs",
+}
+"""What the manifests call the pictures that their figures are of."""
 _SYNTHETIC = "Trained on synthetic degradations of photographs. It knows these degradations, NOT human taste."
 
 
@@ -70,6 +80,8 @@ class DemoSettings:
         effort: Share of the full run's steps and pictures.
         threads: CPU threads, and processes that make pictures.
         replace: Whether a model that is in ``output`` already may be replaced.
+        validate: Train on less, and report on what was left out instead of the test pictures: for choosing
+            between recipes without looking at those.
     """
 
     output: Path
@@ -78,6 +90,12 @@ class DemoSettings:
     effort: float = 1.0
     threads: int = 2
     replace: bool = False
+    validate: bool = False
+
+    @property
+    def split(self) -> EvaluationSplit:
+        """The split that all figures are of."""
+        return "validation" if self.validate else "test"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +117,15 @@ class _Data:
         images: To train on.
         pictures: By split.
         sources: By split, for the card.
-        frames: Test photographs for the ladders.
+        split: That all figures are of.
+        frames: Photographs of that split, for the ladders.
     """
 
     folder: Path
     images: LabelledImages
-    pictures: Mapping[CutoutSplit, DemoPictures]
-    sources: Mapping[CutoutSplit, Sources]
+    pictures: Mapping[Split, DemoPictures]
+    sources: Mapping[Split, Sources]
+    split: EvaluationSplit
     frames: list[Frame]
 
 
@@ -163,15 +183,18 @@ def train_demo(settings: DemoSettings) -> str:
             parameters=_parameters(work / "base"),
             megabytes=megabytes,
             train=data.sources["train"],
-            test=data.sources["test"],
+            evaluated=data.sources[data.split],
+            split=data.split,
+            photos=settings.photos is not None,
             minutes=phases.minutes,
             effort=settings.effort,
+            threads=settings.threads,
             configs=(recipe.base, recipe.stage1, recipe.stage2),
             eyes=recipe.eyes,
             stage1=evaluations[0],
             stage2=evaluations[1],
             ladders=ladders,
-            aims=check_aims(evaluations[1], ladders, minutes, megabytes),
+            aims=check_aims(evaluations[1], ladders, minutes, settings.threads, megabytes),
         )
         card = write_card(work / "CARD.md", facts)
         _publish(work, settings.output)
@@ -192,51 +215,63 @@ def _recipe(effort: float) -> _Recipe:
 
 def _make_data(settings: DemoSettings, recipe: _Recipe, folder: Path) -> _Data:
     share = min(settings.effort, 1.0)
-    material = find_material(("train", "test"), settings.photos, settings.photos_cache or default_cache())
+    splits: tuple[Split, ...] = ("train", settings.split)
+    material = find_material(splits, settings.photos, settings.photos_cache or default_cache())
     # Found out after the training that no photograph is large enough it would be a pity.
     frames = frames_of(
-        (file.read() for file in material["test"].photographs),
+        (file.read() for file in material[settings.split].photographs),
         frame_size(recipe.stage2.image),
         fewest=FEWEST_FRAMES,
         most=max(FEWEST_FRAMES, round(_LADDER_PHOTOGRAPHS * share)),
     )
-    counts = {split: max(_FEWEST_PICTURES, round(count * share)) for split, count in PICTURES.items()}
+    counts = {split: max(_FEWEST_PICTURES, round(PICTURES[split] * share)) for split in splits}
     wanted = DataSettings(counts, recipe.base.image, processes=settings.threads)
     pictures = write_dataset(folder, material, wanted)
     return _Data(
         folder,
         LabelledImages.of_folder(folder, pictures["train"].annotations, recipe.base.image),
         pictures,
-        {split: _sources(split, found, settings, counts[split]) for split, found in material.items()},
+        _sources(material, counts, of_catalogue=settings.photos is None),
+        settings.split,
         frames,
     )
 
 
-def _sources(split: CutoutSplit, material: Material, settings: DemoSettings, pictures: int) -> Sources:
-    licences = None
-    if settings.photos is None:
-        licences = licence_counts(photograph.licence for photograph in catalogue(split))
-    cutouts = licence_counts(cutout.licence for cutout in cutout_catalogue(split))
-    return Sources(len(material.photographs), licences, cutouts, pictures)
+def _sources(
+    material: Mapping[Split, Material], counts: Mapping[Split, int], *, of_catalogue: bool
+) -> dict[Split, Sources]:
+    splits = tuple(material)
+    photographs = share_out(splits, {part: catalogue(part) for part in parts_of(splits)}, EVERY_PHOTOGRAPH)
+    cutouts = share_out(splits, {part: cutout_catalogue(part) for part in parts_of(splits)}, EVERY_CUTOUT)
+    return {
+        split: Sources(
+            len(found.photographs),
+            licence_counts(one.licence for one in photographs[split]) if of_catalogue else None,
+            licence_counts(one.licence for one in cutouts[split]),
+            counts[split],
+        )
+        for split, found in material.items()
+    }
 
 
 def _adapter(
     config: StageConfig, work: Path, name: str, data: _Data, base_name: str, phases: _Phases
 ) -> Evaluation:
-    """Train an adapter, save it, score the test pictures with what was saved, save it with the results."""
+    """Train an adapter, save it, score unseen pictures with what was saved, save it with the results."""
     words = AdapterWords(f"demo-{config.stage}", _SYNTHETIC, base_name, synthetic=True)
     base, draft = work / "base", f"{name}-draft"
     with phases(config.stage):
         trained = train_stage(config, base, data.images)
         save_adapter(work / draft, trained, None, adapter_manifest(config, base, data.images, words))
     with phases("evaluation"):
-        labels = data.pictures["test"].annotations
+        labels = data.pictures[data.split].annotations
         files = [image_file(data.folder, label) for label in labels]
         scored = score_images(_scorer(work, draft), files, [label.context for label in labels])
         evaluation = evaluate_predictions(
             scored.predictions, labels, VOCABULARY, config.score, scored.readings
         )
-        manifest = adapter_manifest(config, base, data.images, words, evaluation.results(TEST_SET))
+        results = evaluation.results(DATASETS[data.split])
+        manifest = adapter_manifest(config, base, data.images, words, results)
         save_adapter(work / name, trained, None, manifest)
     return evaluation
 

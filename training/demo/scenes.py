@@ -66,8 +66,12 @@ def compose(
     pieces: Sequence[Image.Image],
     severities: Severities,
     rng: np.random.Generator,
+    *,
+    frame_deg: float = 0.0,
 ) -> Scene:
     """Tilt the view, put a subject into it, and foreign objects around it.
+
+    Foreign objects stand behind the subject: what hides it is ``cut``'s business alone.
 
     Args:
         view: Part of a photograph.
@@ -75,27 +79,37 @@ def compose(
         pieces: RGBA cut-outs to clutter with.
         severities: ``tilt_deg``, ``cut``, ``off_centre``, ``subject_pieces`` and ``background_pieces`` count.
         rng: Decides places, sizes and the side at which a subject is cut.
+        frame_deg: The frame is cut as for at least this tilt (``degradations.tilt``).
     """
-    picture = tilt(view, severities.tilt_deg).copy()
-    empty = np.zeros((picture.height, picture.width), np.float32)
-    shown, off_centre, box = empty, 0.0, None
+    picture = tilt(view, severities.tilt_deg, frame_deg).copy()
+    figure, box, by_frame = None, None, bool(rng.random() < 0.5)
     if subject is not None:
         figure = _figure(subject, picture, severities.tilt_deg, rng)
-        by_frame = bool(rng.random() < 0.5)
         box = _place(picture, figure, severities, by_frame, rng)
-        shown = _paste(picture, figure, box)
-        off_centre = _off_centre(picture, box)
-        if severities.cut and not by_frame:
-            shown = _obscure(picture, shown, severities.cut, rng)
-    in_subject, in_background = empty.copy(), empty.copy()
-    for zone, count, central in (
-        (in_subject, severities.subject_pieces, True),
-        (in_background, severities.background_pieces, False),
-    ):
-        for _ in range(count if pieces else 0):
-            piece = _piece(pieces, picture, rng)
-            np.maximum(zone, _paste(picture, piece, _spot(picture, piece, box, central, rng)), out=zone)
-    return Scene(picture, shown, in_subject, in_background, off_centre)
+    counts = ((severities.subject_pieces, True), (severities.background_pieces, False))
+    around, elsewhere = (_scatter(picture, pieces, count, box, central, rng) for count, central in counts)
+    if figure is None or box is None:
+        return Scene(picture, np.zeros_like(around), around, elsewhere, 0.0)
+    shown = _paste(picture, figure, box)
+    cover = _obscure(picture, shown, severities.cut, rng) if severities.cut and not by_frame else 0 * shown
+    around, elsewhere = ((1 - shown) * (1 - cover) * zone for zone in (around, elsewhere))
+    return Scene(picture, shown * (1 - cover), around, elsewhere, _off_centre(picture, box))
+
+
+def _scatter(
+    picture: Image.Image,
+    pieces: Sequence[Image.Image],
+    count: int,
+    subject: Box | None,
+    central: bool,
+    rng: np.random.Generator,
+) -> Mask:
+    """Paste foreign objects around the subject, or away from it; returns where they show."""
+    zone = np.zeros((picture.height, picture.width), np.float32)
+    for _ in range(count if pieces else 0):
+        piece = _piece(pieces, picture, rng)
+        np.maximum(zone, _paste(picture, piece, _spot(picture, piece, subject, central, rng)), out=zone)
+    return zone
 
 
 def cut_to_outline(picture: Image.Image) -> Image.Image:
@@ -177,10 +191,10 @@ def _paste(picture: Image.Image, figure: Image.Image, box: Box) -> Mask:
 
 
 def _obscure(picture: Image.Image, shown: Mask, share: float, rng: np.random.Generator) -> Mask:
-    """Put a plain oval over ``share`` of what shows, from a random side, as a finger or a post would."""
+    """Put a plain oval over ``share`` of what shows, around a random point of it; returns the oval."""
     rows, columns = np.nonzero(shown > 0.5)
     if not rows.size:
-        return shown
+        return 0 * shown
     pick = rng.integers(rows.size)
     x, y = float(columns[pick]), float(rows[pick])
     ratio = rng.uniform(0.6, 1.6)
@@ -193,7 +207,7 @@ def _obscure(picture: Image.Image, shown: Mask, share: float, rng: np.random.Gen
     ImageDraw.Draw(picture).ellipse(oval, fill=colour)
     cover = Image.new("L", picture.size, 0)
     ImageDraw.Draw(cover).ellipse(oval, fill=255)
-    return shown * (1 - np.asarray(cover, dtype=np.float32) / np.float32(255))
+    return np.asarray(cover, dtype=np.float32) / np.float32(255)
 
 
 def _piece(pieces: Sequence[Image.Image], picture: Image.Image, rng: np.random.Generator) -> Image.Image:
@@ -211,7 +225,7 @@ def _spot(
     x, y = centre_x, centre_y
     for _ in range(_TRIES):
         if central:
-            angle, radius = rng.uniform(0, 2 * math.pi), rng.uniform(0.7, 1.1)
+            angle, radius = rng.uniform(0, 2 * math.pi), rng.uniform(0.9, 1.3)
             x = centre_x + box.width / 2 * radius * math.cos(angle)
             y = centre_y + box.height / 2 * radius * math.sin(angle)
             if 0 <= x <= width and 0 <= y <= height:
