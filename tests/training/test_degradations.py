@@ -8,7 +8,15 @@ import pytest
 from PIL import Image
 
 from tests.training.pictures import toy_picture
-from training.demo.degradations import Severities, blur, degrade, jpeg, straightened_size, tilt
+from training.demo.degradations import (
+    Severities,
+    blur,
+    clip_highlights,
+    degrade,
+    jpeg,
+    straightened_size,
+    tilt,
+)
 
 PICTURE = toy_picture()
 EVERYTHING = Severities(
@@ -96,10 +104,31 @@ def test_every_kind_of_blur_spreads_a_point_by_about_its_deviation(kind) -> None
     assert deviation == pytest.approx(4.0, rel=0.12)
 
 
-def test_clipped_highlights_are_white_on_the_share_that_is_asked_for() -> None:
-    for share in (0.1, 0.3, 0.5):
-        white = (_apply(Severities(clipped=share)).max(axis=2) == 255).mean()
-        assert white == pytest.approx(share, abs=0.03)
+def test_of_the_pixels_that_are_not_white_the_share_asked_for_leaves_the_range() -> None:
+    rng = np.random.default_rng(2)
+    colourful = rng.integers(0, 240, (60, 80, 3), dtype=np.uint8)
+    white_ground = colourful.copy()
+    white_ground[:, :40] = 255
+    for pixels in (colourful, white_ground):
+        for share in (0.1, 0.3, 0.5):
+            dark = pixels.astype(float) @ [0.299, 0.587, 0.114] < 250
+            clipped = clip_highlights(pixels, share)
+            # What stays within the range is stretched by one factor.
+            luminance = pixels[dark].astype(float) @ [0.299, 0.587, 0.114]
+            factor = 255 / np.quantile(luminance, 1 - share)
+            expected = np.clip(np.floor(pixels[dark] * factor + 0.5), 0, 255)
+            np.testing.assert_allclose(clipped[dark], expected, atol=1)
+            assert (luminance * factor >= 255).mean() == pytest.approx(share, abs=0.01)
+
+
+def test_a_picture_that_is_all_white_cannot_be_clipped() -> None:
+    white = np.full((8, 8, 3), 255, np.uint8)
+    assert (clip_highlights(white, 0.4) == white).all()
+
+
+def test_blown_out_highlights_stay_white_in_a_flat_picture() -> None:
+    flat = _apply(Severities(clipped=0.4, contrast_gain=0.5))
+    assert (flat.max(axis=2) == 255).mean() > 0.38
 
 
 def test_noise_has_the_deviation_in_model_pixels() -> None:
@@ -126,6 +155,11 @@ def test_a_tilted_picture_has_no_empty_corner_and_its_aspect(degrees) -> None:
         pytest.approx(tilted.shape[1], abs=4),
         pytest.approx(tilted.shape[0], abs=4),
     )
+
+
+def test_the_frame_of_a_straight_picture_can_be_cut_as_if_it_were_tilted() -> None:
+    picture = Image.new("RGB", (320, 200), "white")
+    assert tilt(picture, 0.5, 18.0).size == tilt(picture, 18.0).size == tilt(picture, -18.0, 3.0).size
 
 
 def test_no_tilt_is_the_picture_itself() -> None:

@@ -9,6 +9,7 @@ import pytest
 from schemas.attributes import VOCABULARY
 from training.demo.degradations import Severities
 from training.demo.labels import (
+    LEVEL_DEG,
     SUBJECT_SHARE,
     UNTOUCHED_SHARE,
     Verdict,
@@ -79,7 +80,7 @@ def _verdicts(count: int = 2000) -> list[Verdict]:
 def test_a_best_label_means_that_nothing_of_its_kind_was_done() -> None:
     for verdict in _verdicts():
         done = verdict.severities
-        assert (verdict.level_shot == "taken straight") is (done.tilt_deg == 0)
+        assert (verdict.level_shot == "taken straight") is (abs(done.tilt_deg) <= LEVEL_DEG)
         assert (verdict.exposure == "properly exposed") is (done.exposure_ev == 0 and done.clipped == 0)
         assert (verdict.saturation == "properly saturated") is (done.saturation_gain == 1)
         assert (verdict.subject_integrity == "complete") is (done.cut == 0)

@@ -27,6 +27,11 @@ MOS_NOISE, INTEGER_NOISE = 0.15, 0.3
 """Standard deviation of the noise on the score (of 10) and, before rounding, on the integers."""
 
 
+LEVEL_DEG = 1.0
+"""Up to here nobody calls a picture tilted: straight ones are turned a little too, and lose as much sharpness
+by it as tilted ones."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Step:
     """One label of an attribute and the severities that earn it; gaps between steps are left out."""
@@ -75,7 +80,7 @@ _SATURATION = (
     _Step("undersaturated", 0.0, 0.1, 0.14),
 )
 _LEVEL = (
-    _Step("taken straight", 0.0, 1.0, 0.5),
+    _Step("taken straight", 0.0, LEVEL_DEG, 0.5),
     _Step("not horizontal", 10.0, 25.0, 0.5),
 )
 _INTEGRITY = (
@@ -185,7 +190,7 @@ def badness(severities: Severities) -> dict[str, float]:
         "exposure": max(_share(stops, 2.4), _share(-stops, 3.1), _share(severities.clipped, 0.45)),
         "saturation": _share(gain - 1, 2.7) if gain > 1 else _share(1 - gain, 1.0),
         "contrast": _share(1 - severities.contrast_gain, 0.7),
-        "tilt": _share(abs(severities.tilt_deg), 20.0),
+        "tilt": _share(abs(severities.tilt_deg) - LEVEL_DEG, 19.0),
         "cut": _share(severities.cut, 0.65),
         "off_centre": _share(severities.off_centre, 0.8),
         "subject_clutter": _share(severities.subject_pieces, 9.0),
