@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ import torch
 from tests.training.toy import toy_images
 from training.demo.base import create_base
 from training.demo.degradations import Severities
-from training.demo.eyes import EyesSettings, teach_to_see, token_zones
+from training.demo.eyes import EyesSettings, severity_numbers, teach_to_see, token_zones
 from training.demo.pictures import ZONE_SIDE
 from training.demo.tokenizer import learn_tokenizer
 
@@ -43,8 +45,33 @@ def test_zones_are_shrunk_to_the_visual_tokens_row_by_row() -> None:
     assert seen[:, :2, 2].eq(0).all()
 
 
+def test_what_is_asked_is_what_was_done() -> None:
+    annotation = toy_images(1).annotations[0]
+    done = Severities(blur_px=math.expm1(1.9), exposure_ev=-3.0, tilt_deg=-20.0, cut=0.5, subject_pieces=9)
+    numbers = severity_numbers(done, annotation)
+    assert numbers[0] == pytest.approx(1.0)
+    assert numbers[3:5] == [-1.0, 0.0]
+    assert numbers[7:9] == [1.0, 0.5]
+    assert numbers[10] == 1.0
+    assert numbers[-1] == pytest.approx((annotation.mos or 0) / 10)
+    untouched = severity_numbers(Severities(), annotation)
+    assert untouched[:12] == pytest.approx([0.0] * 12)
+
+
+def test_the_loss_falls_on_a_few_pictures() -> None:
+    losses: list[float] = []
+    settings = EyesSettings(steps=40, batch_size=4, learning_rate=3e-3, vision_learning_rate=1e-3, seed=1)
+    zones = np.zeros((4, 3, ZONE_SIDE, ZONE_SIDE), np.uint8)
+    model = create_base(learn_tokenizer(), seed=0)
+    blurs = [Severities(blur_px=float(i)) for i in range(4)]
+    teach_to_see(model, toy_images(4), blurs, zones, settings, report=losses.append)
+    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
+
+
 def test_every_picture_needs_its_severities() -> None:
     model = create_base(learn_tokenizer(), seed=0)
     zones = np.zeros((4, 3, ZONE_SIDE, ZONE_SIDE), np.uint8)
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="severities"):
         teach_to_see(model, toy_images(4), [Severities()], zones, SHORT)
+    with pytest.raises(ValueError, match="zones"):
+        teach_to_see(model, toy_images(4), [Severities()] * 4, zones[:3], SHORT)

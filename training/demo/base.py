@@ -116,6 +116,19 @@ def cosine_rows() -> list[CosineRow]:
     return rows
 
 
+def channel_groups() -> tuple[list[int], list[int]]:
+    """Channels behind the first block, by what they hold.
+
+    Returns:
+        Those that tell something on average over a picture: magnitudes of the bands, brightness, two colours
+        and the constant. And those that average to nothing, where more can be written: signed coefficients of
+        luminance.
+    """
+    rows = len(cosine_rows())
+    chroma = rows - _CHROMA_ROWS
+    return [*range(rows, rows + _BANDS), 0, chroma, chroma + 1, _VISION - 1], list(range(1, chroma))
+
+
 def create_base(tokenizer: Tokenizer, seed: int) -> Qwen2VLForConditionalGeneration:
     """Build the untrained base; same seed, same weights, and the caller's random state stays as it is."""
     config = base_config(tokenizer)
@@ -141,7 +154,7 @@ def _see_detail(visual: Any) -> None:
         members = sum(other.band == row.band for other in rows)
         for side, sign in ((channel, 1.0), (channel + _VISION, -1.0)):
             block.mlp.fc1.weight[side, channel] = sign * _MAGNITUDE_GAIN
-            block.mlp.fc2.weight[len(rows) + row.band, side] = 2 / members
+            block.mlp.fc2.weight[len(rows) + row.band, side] = 2 / (members * _MAGNITUDE_GAIN)
 
 
 def save_base(model: Qwen2VLForConditionalGeneration, tokenizer: Tokenizer, path: Path) -> None:

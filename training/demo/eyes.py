@@ -11,9 +11,10 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,8 @@ from schemas.annotations import Annotation
 from schemas.attributes import VOCABULARY
 from training.data import LabelledImages
 from training.demo.degradations import Severities
-from training.optimiser import muon_and_adamw
+from training.demo.first_sight import Look, start_from_statistics
+from training.optimiser import JointOptimiser, muon_and_adamw
 
 _LOG = logging.getLogger(__name__)
 
@@ -43,6 +45,8 @@ _HUBER_BETA = 0.1
 _WARMUP_RATIO = 0.06
 _MAX_GRAD_NORM = 1.0
 _WEIGHT_DECAY = 0.05
+_LOOKED_AT, _LOOKED_AT_A_TIME = 400, 50
+"""Pictures whose statistics decide where the tower starts."""
 _ATTENTION = "realqa_float32_sdpa"
 
 
@@ -53,13 +57,15 @@ class EyesSettings:
     Attributes:
         steps: Optimiser steps.
         batch_size: Pictures a step.
-        learning_rate: Highest one; rises at the start, then falls as a cosine to zero.
+        learning_rate: Highest one of the head; rises at the start, then falls as a cosine to zero.
+        vision_learning_rate: The same for the tower: slower, for it can see something before it is trained.
         seed: Of the head and of the order.
     """
 
     steps: int = 1500
     batch_size: int = 32
     learning_rate: float = 2e-3
+    vision_learning_rate: float = 3e-4
     seed: int = 4
 
 
@@ -72,6 +78,7 @@ def teach_to_see(
     severities: Sequence[Severities],
     zones: npt.NDArray[np.uint8],
     settings: EyesSettings = EYES,
+    report: Callable[[float], None] = lambda loss: None,
 ) -> None:
     """Train the vision tower of ``model`` in place.
 
@@ -81,8 +88,16 @@ def teach_to_see(
         severities: What was done to each.
         zones: (pictures, 3, side, side), what stands where (``pictures.Degraded.zones``).
         settings: How long and how fast.
+        report: Is told every step's loss.
+
+    Raises:
+        ValueError: Not every picture has its severities and zones.
     """
-    numbers = torch.tensor([_numbers(s, a) for s, a in zip(severities, images.annotations, strict=True)])
+    if not len(images) == len(severities) == len(zones):
+        raise ValueError(f"{len(images)} images, {len(severities)} severities, {len(zones)} zones")
+    numbers = torch.tensor(
+        [severity_numbers(s, a) for s, a in zip(severities, images.annotations, strict=True)]
+    )
     labels = torch.tensor([_labels(annotation) for annotation in images.annotations])
     torch.manual_seed(settings.seed)
     torch.set_flush_denormal(True)
@@ -91,8 +106,9 @@ def teach_to_see(
     head = _Head(visual.config.hidden_size)
     progress = _Progress(settings)
     with _fast_arithmetic(visual):
+        start_from_statistics(visual, _looks(visual, images), settings.seed)
         visual.requires_grad_(True).train()
-        step = _Optimisation([*visual.named_parameters(), *head.named_parameters()], settings)
+        step = _Optimisation(visual, head, settings)
         for chosen in _batches(len(images), settings):
             pictures = [images[index].pixels for index in chosen]
             grids = [_token_grid(pixels) for pixels in pictures]
@@ -101,6 +117,7 @@ def teach_to_see(
             loss = _loss(answer, numbers[chosen], labels[chosen], shown)
             step.take(loss)
             progress.report(loss.item())
+            report(loss.item())
     visual.eval()
 
 
@@ -129,7 +146,7 @@ class _Head(nn.Module):
         # Pictures differ in small parts of their means; put on one scale, these are learnt at one speed.
         self.even = nn.BatchNorm1d(width + _HEAD_WIDTH)
         self.mix = nn.Linear(width + _HEAD_WIDTH, _HEAD_WIDTH)
-        self.numbers = nn.Linear(_HEAD_WIDTH, len(_numbers(Severities(), _PERFECT)))
+        self.numbers = nn.Linear(_HEAD_WIDTH, len(severity_numbers(Severities(), _PERFECT)))
         self.labels = nn.ModuleList(nn.Linear(_HEAD_WIDTH, len(attribute.labels)) for attribute in _CHOICES)
         self.zones = nn.Linear(width, 3)
 
@@ -157,7 +174,7 @@ _CHOICES = tuple(attribute for attribute in VOCABULARY.evaluated if attribute.ki
 _PERFECT = Annotation(image="", composition=10, eye_catching=10, mos=10.0)
 
 
-def _numbers(severities: Severities, annotation: Annotation) -> list[float]:
+def severity_numbers(severities: Severities, annotation: Annotation) -> list[float]:
     """Every severity, on scales of about one."""
     integers = [getattr(annotation, a.name) for a in VOCABULARY.evaluated if a.kind == "integer"]
     return [
@@ -192,6 +209,18 @@ def token_zones(zones: npt.NDArray[np.uint8], grid: tuple[int, int]) -> torch.Te
     size = (grid[1], grid[0])
     parts = [np.asarray(Image.fromarray(zone).resize(size, Image.Resampling.BOX)) for zone in zones]
     return torch.from_numpy(np.stack(parts, axis=-1).reshape(-1, 3)).float() / 255
+
+
+def _looks(visual: Any, images: LabelledImages) -> list[Look]:
+    """The first pictures, as ``start_from_statistics`` wants to look at them."""
+
+    def look(first: int) -> list[int]:
+        last = min(first + _LOOKED_AT_A_TIME, len(images), _LOOKED_AT)
+        pictures = [images[index].pixels for index in range(first, last)]
+        _visual_tokens(visual, pictures)
+        return [down * across * MERGE**2 for down, across in map(_token_grid, pictures)]
+
+    return [partial(look, first) for first in range(0, min(len(images), _LOOKED_AT), _LOOKED_AT_A_TIME)]
 
 
 def _visual_tokens(visual: Any, pictures: Sequence[npt.NDArray[np.uint8]]) -> torch.Tensor:
@@ -233,9 +262,12 @@ def _float32_attention(
 class _Optimisation:
     """Takes optimiser steps: a short rise of the learning rate, then a cosine down to zero."""
 
-    def __init__(self, named: Sequence[tuple[str, nn.Parameter]], settings: EyesSettings) -> None:
-        self._weights = [parameter for _, parameter in named]
-        self._optimiser = muon_and_adamw(named, settings.learning_rate, _WEIGHT_DECAY)
+    def __init__(self, visual: nn.Module, head: nn.Module, settings: EyesSettings) -> None:
+        self._weights = [*visual.parameters(), *head.parameters()]
+        rates = ((visual, settings.vision_learning_rate), (head, settings.learning_rate))
+        self._optimiser = JointOptimiser(
+            [muon_and_adamw(list(part.named_parameters()), rate, _WEIGHT_DECAY) for part, rate in rates]
+        )
         self._schedule = get_cosine_schedule_with_warmup(
             self._optimiser, max(1, round(settings.steps * _WARMUP_RATIO)), settings.steps
         )
