@@ -20,7 +20,8 @@ from training.demo.commands import (
     add_ladders,
 )
 
-_DEMO = """Train the small model that ships with this package, on two CPU cores in about 50 minutes:
+_DEMO = """Train a small model like the one that ships with this package, on two CPU cores in about 50 minutes
+(an estimate; the one that ships was made by an earlier recipe):
 pictures, tokeniser, eyes (the vision tower), base, stage 1 (attributes), stage 2 (score), evaluation on
 photographs that training never saw.
 Labels are synthetic: they say what was done to a photograph, and nothing about human taste."""
@@ -57,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     demo = commands.add_parser(
         "demo",
-        help="train the small model that ships with this package, from scratch",
+        help="train a small model like the one that ships with this package, from scratch",
         description=_DEMO,
     )
     demo.set_defaults(handler=_demo)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from tests.training.pictures import toy_cutout, toy_picture
 from training.demo import judges, ladders, run
 from training.demo.base import cosine_rows, create_base, save_base
 from training.demo.dataset import Material
+from training.demo.eyes import EYES
 from training.demo.photo_files import PhotoFile
 from training.demo.run import DATASETS, DemoSettings, train_demo
 from training.demo.tokenizer import learn_tokenizer
@@ -116,3 +118,12 @@ def test_the_whole_demo_at_toy_size(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert manifest.evaluation[0].dataset == DATASETS[split]
     scorer = Scorer.load(output / "adapter", base_model=str(output / "base"), device="cpu")
     assert scorer.score([material[split].photographs[0].path])[0].score is not None
+
+
+def test_less_effort_means_fewer_steps_and_nothing_else() -> None:
+    recipe, full = run._recipe(0.1), run._recipe(1.0)
+    assert full.eyes == EYES
+    assert recipe.eyes == replace(EYES, steps=round(EYES.steps * 0.1))
+    for name in ("base", "stage1", "stage2"):
+        short, whole = getattr(recipe, name), getattr(full, name)
+        assert short == whole.model_copy(update={"steps": round(whole.steps * 0.1)})

@@ -153,9 +153,9 @@ def _training(facts: CardFacts) -> str:
     threads = "1 thread" if facts.threads == 1 else f"{facts.threads} threads"
     return f"""## Training
 
-1. Eyes: the vision tower alone is asked for every severity, every label and, for every visual token, how much
-   of it shows the subject or foreign objects; {facts.eyes.steps:,} steps × {facts.eyes.batch_size} pictures.
-   The head that answers is thrown away.
+1. Eyes: the vision tower starts from texture statistics, and alone is asked for every severity, every label
+   and, for every visual token, how much of it shows the subject or foreign objects;
+   {facts.eyes.steps:,} steps × {facts.eyes.batch_size} pictures. The head that answers is thrown away.
 2. Base: all weights on the conversations of both stages.
 3. LoRA on the base for stage 1 (attributes) and, from the base again, for stage 2 (score). The base has seen
    the same conversations, so here the adapters refine and do not teach something new.

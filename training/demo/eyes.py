@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -78,8 +78,7 @@ def teach_to_see(
     severities: Sequence[Severities],
     zones: npt.NDArray[np.uint8],
     settings: EyesSettings = EYES,
-    report: Callable[[float], None] = lambda loss: None,
-) -> None:
+) -> list[float]:
     """Train the vision tower of ``model`` in place.
 
     Args:
@@ -88,7 +87,9 @@ def teach_to_see(
         severities: What was done to each.
         zones: (pictures, 3, side, side), what stands where (``pictures.Degraded.zones``).
         settings: How long and how fast.
-        report: Is told every step's loss.
+
+    Returns:
+        The loss of every step.
 
     Raises:
         ValueError: Not every picture has its severities and zones.
@@ -105,6 +106,7 @@ def teach_to_see(
     visual: Any = model.model.visual
     head = _Head(visual.config.hidden_size)
     progress = _Progress(settings)
+    losses: list[float] = []
     with _fast_arithmetic(visual):
         start_from_statistics(visual, _looks(visual, images), settings.seed)
         visual.requires_grad_(True).train()
@@ -116,9 +118,10 @@ def teach_to_see(
             shown = torch.cat([token_zones(zones[i], grid) for i, grid in zip(chosen, grids, strict=True)])
             loss = _loss(answer, numbers[chosen], labels[chosen], shown)
             step.take(loss)
-            progress.report(loss.item())
-            report(loss.item())
+            losses.append(loss.item())
+            progress.report(losses)
     visual.eval()
+    return losses
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +178,7 @@ _PERFECT = Annotation(image="", composition=10, eye_catching=10, mos=10.0)
 
 
 def severity_numbers(severities: Severities, annotation: Annotation) -> list[float]:
-    """Every severity, on scales of about one."""
+    """Every severity, the two integers and the score, on scales of about one."""
     integers = [getattr(annotation, a.name) for a in VOCABULARY.evaluated if a.kind == "integer"]
     return [
         math.log1p(severities.blur_px) / 1.9,
@@ -226,7 +229,7 @@ def _looks(visual: Any, images: LabelledImages) -> list[Look]:
 def _visual_tokens(visual: Any, pictures: Sequence[npt.NDArray[np.uint8]]) -> torch.Tensor:
     patches = torch.cat([normalised_patches(pixels) for pixels in pictures])
     grids = torch.tensor([grid_thw(*pixels.shape[:2]) for pixels in pictures])
-    # Four times as fast in matrix units; elsewhere bfloat16 is emulated, and slower than float32.
+    # Where the processor has matrix units for bfloat16 they are several times as fast.
     with torch.autocast("cpu", torch.bfloat16, enabled=bool(torch.cpu.get_capabilities().get("amx_bf16"))):
         tokens: torch.Tensor = visual(patches, grid_thw=grids).pooler_output
     return tokens.float()
@@ -298,21 +301,21 @@ class _Progress:
     def __init__(self, settings: EyesSettings) -> None:
         self._settings = settings
         self._started = time.monotonic()
-        self._step, self._losses = 0, list[float]()
+        self._reported = 0
 
-    def report(self, loss: float) -> None:
-        """Count a step."""
-        self._step += 1
-        self._losses.append(loss)
-        if self._step % _LOG_EVERY_STEPS and self._step < self._settings.steps:
+    def report(self, losses: Sequence[float]) -> None:
+        """Log the steps since the last line, where it is time for one."""
+        step = len(losses)
+        if step % _LOG_EVERY_STEPS and step < self._settings.steps:
             return
+        since = losses[self._reported :]
         passed_s = time.monotonic() - self._started
         _LOG.info(
             "eyes: step %d of %d, loss %.3f, %.0f pictures/s, %.1f min left",
-            self._step,
+            step,
             self._settings.steps,
-            sum(self._losses) / len(self._losses),
-            self._step * self._settings.batch_size / passed_s,
-            passed_s / self._step * (self._settings.steps - self._step) / 60,
+            sum(since) / len(since),
+            step * self._settings.batch_size / passed_s,
+            passed_s / step * (self._settings.steps - step) / 60,
         )
-        self._losses.clear()
+        self._reported = step

@@ -79,9 +79,11 @@ _SATURATION = (
     _Step("slightly undersaturated", 0.3, 0.5, 0.14),
     _Step("undersaturated", 0.0, 0.1, 0.14),
 )
+TILTED_DEG = (10.0, 25.0)
+"""Tilt of a picture that is not level."""
 _LEVEL = (
     _Step("taken straight", 0.0, LEVEL_DEG, 0.5),
-    _Step("not horizontal", 10.0, 25.0, 0.5),
+    _Step("not horizontal", *TILTED_DEG, 0.5),
 )
 _INTEGRITY = (
     _Step("complete", 0.0, 0.0, 0.4),

@@ -13,7 +13,7 @@ from PIL import Image
 from schemas.annotations import Annotation
 from schemas.manifest import ImageRule
 from training.demo.degradations import Severities, degrade, jpeg, straightened_size
-from training.demo.labels import Verdict, annotate, sample_verdict
+from training.demo.labels import LEVEL_DEG, TILTED_DEG, Verdict, annotate, sample_verdict
 from training.demo.scenes import Mask, Scene, compose
 
 _WORKING_SCALE = (1.0, 1.4)
@@ -23,8 +23,6 @@ budget is a real one, little enough to be quick. Smaller photographs are not enl
 _SMALLEST_PART = 0.65
 _LARGE = 3.0
 """Only photographs of this many times the model's pixels are cropped: pictures would become too small."""
-_FRAME_DEG = (10.0, 25.0)
-"""Frames of straight pictures are cut as for such a tilt: the size of a picture must not tell its label."""
 _CROPPED_SHARE = 0.7
 _CONTEXT_SHARE = 0.4
 _CONTEXTS = (
@@ -116,8 +114,9 @@ def _scene(
 ) -> tuple[Scene, Verdict]:
     """Compose, and write down where the subject came to stand."""
     severities = verdict.severities
-    as_if_tilted = rng.uniform(*_FRAME_DEG)
-    frame_deg = abs(severities.tilt_deg) if abs(severities.tilt_deg) >= _FRAME_DEG[0] else as_if_tilted
+    # The frame of a straight picture is cut as for a tilt: the size of a picture must not tell its label.
+    as_if_tilted, tilt_deg = rng.uniform(*TILTED_DEG), abs(severities.tilt_deg)
+    frame_deg = as_if_tilted if tilt_deg <= LEVEL_DEG else tilt_deg
     view = _view(photograph.image, rule, frame_deg, rng)
     first, *others = rng.permutation(len(cutouts)).tolist()
     subject = cutouts[first] if verdict.has_subject else None

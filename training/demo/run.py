@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -209,7 +209,7 @@ def _recipe(effort: float) -> _Recipe:
         full = shipped_config(name)
         return full.model_copy(update={"steps": steps(full.steps)})
 
-    eyes = EyesSettings(steps(EYES.steps), EYES.batch_size, EYES.learning_rate, EYES.seed)
+    eyes = replace(EYES, steps=steps(EYES.steps))
     return _Recipe(config("base"), config("demo_stage1"), config("demo_stage2"), eyes)
 
 
