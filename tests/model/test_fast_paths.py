@@ -6,7 +6,7 @@ import torch
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from model.decoding import ChoiceDecision, SlotDecoder
-from model.fast_paths import embed_patches, grouped_attention, rms_norm, use_fast_paths
+from model.fast_paths import attend_by_image, embed_patches, grouped_attention, rms_norm, use_fast_paths
 from tests.model.teacher import random_images, setup, teacher_forced
 
 
@@ -33,6 +33,20 @@ def test_patch_embedding_as_one_product_equals_the_convolution() -> None:
     theirs = embedding(patches)
     assert theirs.std() > 1
     torch.testing.assert_close(embed_patches(embedding, patches), theirs, rtol=1e-5, atol=1e-4)
+
+
+def test_neighbours_of_one_size_attended_to_together_equal_transformers_loop_over_images() -> None:
+    attention = setup().model.model.visual.blocks[0].attn
+    draw = torch.Generator().manual_seed(4)
+    # Equal neighbours, a lone one, and equals that are no neighbours.
+    ends = torch.tensor([0, 16, 32, 48, 56, 72, 80], dtype=torch.int32)
+    hidden = torch.randn(80, attention.dim, generator=draw)
+    angles = torch.randn(80, attention.head_dim, generator=draw)
+    positions = (angles.cos(), angles.sin())
+    theirs = attention(hidden, cu_seqlens=ends, position_embeddings=positions)
+    ours = attend_by_image(attention, hidden, ends, positions)
+    assert theirs.std() > 0.01
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
 def test_rms_norm_as_one_operation_equals_transformers_six() -> None:

@@ -68,7 +68,7 @@ def test_the_decoder_is_the_one_that_manifests_name_by_default():
     st.integers(784, 600_000),
     st.integers(784, 2_000_000),
 )
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_bicubic_sizes_are_those_of_transformers(height, width, one, other):
     rule = ImageRule(min_pixels=min(one, other), max_pixels=max(one, other))
     try:
@@ -364,7 +364,7 @@ def test_files_cut_short_are_refused(name):
 
 
 @given(data=st.data(), rule=st.sampled_from([RULE, NEAREST]))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_damaged_bytes_give_an_array_of_the_right_size_or_a_decode_error(data, rule):
     damaged = bytearray(GOOD[data.draw(st.sampled_from(sorted(GOOD)))])
     for _ in range(data.draw(st.integers(0, 6))):

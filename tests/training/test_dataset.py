@@ -16,7 +16,7 @@ from training.demo import dataset
 from training.demo.cutouts import cutout_catalogue
 from training.demo.dataset import DataSettings, Material, find_material, share_out, write_dataset
 from training.demo.photo_files import PhotoFile
-from training.demo.pictures import ZONE_SIDE, degraded_picture, photograph_order
+from training.demo.pictures import degraded_picture, photograph_order, props, shrunk_photograph
 
 COUNTS = {"train": 9, "test": 5}
 
@@ -39,39 +39,35 @@ def _files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_what_is_written_is_read_back_and_what_is_known_stands_in_the_same_order(material, tmp_path) -> None:
+def test_what_is_written_is_read_back(material, tmp_path) -> None:
     made = write_dataset(tmp_path, material, DataSettings(COUNTS, RULE))
-    for split, pictures in made.items():
-        assert tuple(read_annotations(tmp_path, split)) == pictures.annotations
-        assert len(pictures.annotations) == len(pictures.severities) == COUNTS[split]
-        assert pictures.zones.shape == (COUNTS[split], 3, ZONE_SIDE, ZONE_SIDE)
-        assert pictures.zones.dtype == np.uint8
+    for split, found in made.items():
+        assert tuple(read_annotations(tmp_path, split)) == found
+        assert len(found) == COUNTS[split]
         seed = dataset.SEED + (split == "test")
         order = photograph_order(4, COUNTS[split], seed)
-        for number, annotation in enumerate(pictures.annotations):
-            photograph = material[split].photographs[order[number]].read()
-            same = degraded_picture(photograph, material[split].cutouts, number, RULE, seed)
+        stock = props(material[split].cutouts, RULE)
+        for number, annotation in enumerate(found):
+            photograph = shrunk_photograph(material[split].photographs[order[number]].read(), RULE)
+            same = degraded_picture(photograph, stock, number, RULE, seed)
             assert image_file(tmp_path, annotation).read_bytes() == same.data
-            assert pictures.severities[number] == same.severities
-            np.testing.assert_array_equal(pictures.zones[number], same.zones)
             assert annotation.source == photograph.name
-    images = LabelledImages.of_folder(tmp_path, made["train"].annotations, RULE)
+    images = LabelledImages.of_folder(tmp_path, made["train"], RULE)
     assert all(image.pixels.shape[0] * image.pixels.shape[1] <= RULE.max_pixels for image in images)
 
 
 def test_the_number_of_processes_does_not_matter(material, tmp_path) -> None:
     for processes in (1, 2):
-        settings = DataSettings(COUNTS, RULE, processes=processes)
-        made = write_dataset(tmp_path / str(processes), material, settings)
-        np.save(tmp_path / str(processes) / "zones.npy", made["train"].zones)
+        write_dataset(tmp_path / str(processes), material, DataSettings(COUNTS, RULE, processes=processes))
     assert _files(tmp_path / "1") == _files(tmp_path / "2")
 
 
 def test_splits_share_no_photograph_and_no_seed(material, tmp_path) -> None:
     made = write_dataset(tmp_path, material, DataSettings(COUNTS, RULE))
-    sources = [{annotation.source for annotation in made[split].annotations} for split in COUNTS]
+    sources = [{annotation.source for annotation in made[split]} for split in COUNTS]
     assert not sources[0] & sources[1]
-    assert made["train"].severities[: COUNTS["test"]] != made["test"].severities
+    scores = [[annotation.mos for annotation in made[split]][: COUNTS["test"]] for split in COUNTS]
+    assert scores[0] != scores[1]
 
 
 def test_the_test_pictures_are_the_same_with_and_without_training_ones(material, tmp_path) -> None:
@@ -136,4 +132,4 @@ def test_validation_pictures_are_the_same_alone_and_beside_training_ones(materia
     assert len(written) == 4
     assert _files(tmp_path / "both" / "validation") == written
     # What is read back is checked: no source on both sides.
-    assert tuple(read_annotations(tmp_path / "both", "validation")) == made["validation"].annotations
+    assert tuple(read_annotations(tmp_path / "both", "validation")) == made["validation"]

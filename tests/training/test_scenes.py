@@ -77,7 +77,7 @@ def _mean_distance(subject: np.ndarray, zone: np.ndarray) -> float:
 def test_pieces_never_hide_the_subject_and_count_only_where_they_show() -> None:
     bare, cluttered = (_compose(Severities(subject_pieces=count)) for count in (0, 9))
     assert cluttered.subject_pieces.sum() > 0
-    solid = bare.subject > 0.99
+    solid = bare.subject == 1
     assert np.array_equal(bare.subject, cluttered.subject)
     assert np.array_equal(np.asarray(bare.picture)[solid], np.asarray(cluttered.picture)[solid])
     assert not cluttered.subject_pieces[bare.subject == 1].any()

@@ -25,7 +25,7 @@ from model.tokens import IM_END, IMAGE_PAD, VIDEO_PAD, VISION_END, VISION_START
 from training.demo.tokenizer import END_OF_TEXT
 
 _HIDDEN, _LAYERS, _INTERMEDIATE = 192, 4, 512
-_VISION, _BLOCKS, _HEAD = 160, 3, 32
+_VISION, _BLOCKS, _HEAD = 160, 4, 32
 _CHROMA_ROWS = 14
 _BANDS = 17
 """Bands of magnitudes: luminance by whole frequencies 0-12, two chroma axes at and above frequency 0."""
@@ -149,6 +149,9 @@ def _see_detail(visual: Any) -> None:
         # Every frame of a patch holds the same picture: each row is spread over the frames.
         embedding[channel] = torch.from_numpy(row.weights)[:, None].expand_as(embedding[channel]) / TEMPORAL
     block.attn.proj.bias[-1] = _CONSTANT
+    # Random weights, of hundreds of units as steep as these, would drown what the bands measure.
+    bands = slice(len(rows), len(rows) + _BANDS)
+    block.mlp.fc2.weight[bands] = 0
     # quick_gelu(z) + quick_gelu(-z) = z tanh(0.851 z): nearly |z|.
     for channel, row in enumerate(rows):
         members = sum(other.band == row.band for other in rows)

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from schemas.manifest import Decoder
 from training.config import StageConfig
 from training.demo.aims import Aim, aim_table
-from training.demo.dataset import EVERY_CUTOUT, EVERY_PHOTOGRAPH, PICTURES, SEED, EvaluationSplit
-from training.demo.eyes import EyesSettings
+from training.demo.dataset import (
+    EVERY_CUTOUT,
+    EVERY_PHOTOGRAPH,
+    LESSONS_SEED,
+    PICTURES,
+    SEED,
+    EvaluationSplit,
+)
+from training.demo.eyes import EyesPhase
 from training.demo.labels import INTEGER_NOISE, MOS_NOISE, SUBJECT_SHARE, UNTOUCHED_SHARE
 from training.demo.ladder_report import LadderReport
 from training.evaluation import DecoderEvaluation, Evaluation
@@ -74,7 +81,7 @@ class CardFacts:
     effort: float
     threads: int
     configs: tuple[StageConfig, StageConfig, StageConfig]
-    eyes: EyesSettings
+    eyes: Sequence[EyesPhase]
     stage1: Evaluation
     stage2: Evaluation
     ladders: LadderReport
@@ -149,13 +156,18 @@ def _training(facts: CardFacts) -> str:
     steps = ", ".join(f"{config.stage} {config.steps:,} × {config.batch_size}" for config in facts.configs)
     minutes = ", ".join(f"{phase} {minutes:.1f}" for phase, minutes in facts.minutes.items())
     seeds = ", ".join(f"{config.stage} {config.seed}" for config in facts.configs)
+    eyes = ", then ".join(
+        f"{phase.steps:,} steps × {phase.batch_size} pictures at {phase.pixel_share:.0%} of the pixels"
+        for phase in facts.eyes
+    )
     total = sum(facts.minutes.values())
     threads = "1 thread" if facts.threads == 1 else f"{facts.threads} threads"
     return f"""## Training
 
 1. Eyes: the vision tower starts from texture statistics, and alone is asked for every severity, every label
    and, for every visual token, how much of it shows the subject or foreign objects;
-   {facts.eyes.steps:,} steps × {facts.eyes.batch_size} pictures. The head that answers is thrown away.
+   {eyes}. None of these pictures is seen twice, and none is in the data set. The head that answers is
+   thrown away.
 2. Base: all weights on the conversations of both stages.
 3. LoRA on the base for stage 1 (attributes) and, from the base again, for stage 2 (score). The base has seen
    the same conversations, so here the adapters refine and do not teach something new.
@@ -164,7 +176,8 @@ Steps × conversations: {steps}. While training, {base.wrong_integers:.0%} of th
 {base.wrong_labels:.0%} of the labels are fed wrong, so that later values come from the picture and not from
 earlier ones (`training/targets.py`).
 {"" if facts.photos else _HOW_CHOSEN}
-**Reproduce**: `{_demo_command(facts)}` (seeds: pictures {SEED} and more, eyes {facts.eyes.seed}, {seeds}).
+**Reproduce**: `{_demo_command(facts)}` (seeds: pictures {SEED} and more, of the eyes
+{LESSONS_SEED} and more, {seeds}).
 {total:.0f} minutes with {threads} when this card was written: {minutes}.
 Another processor, number of threads or library version gives slightly other weights."""
 

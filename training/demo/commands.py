@@ -175,7 +175,7 @@ def _demo_data(options: argparse.Namespace) -> int:
     )
     material = find_material(splits, options.photos, options.photos_cache or default_cache())
     made = write_dataset(options.folder, material, settings)
-    print(f"{sum(len(found.annotations) for found in made.values())} pictures in {options.folder}")
+    print(f"{sum(len(found) for found in made.values())} pictures in {options.folder}")
     return 0
 
 

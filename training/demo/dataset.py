@@ -1,8 +1,7 @@
 """The demo's data set, a data set like any other: a folder of pictures with ``annotations.jsonl``.
 
 Pictures of ``test`` are made of photographs and cut-outs that no picture of ``train`` holds; ``validation``
-is a part of what ``train`` has, set aside where both are asked for. What the run needs beyond the
-annotations, what was done to every picture and what stands where, comes back in memory.
+is a part of what ``train`` has, set aside where both are asked for.
 """
 
 from __future__ import annotations
@@ -16,28 +15,27 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from schemas.annotations import Annotation, Split
 from schemas.manifest import ImageRule
 from training.annotation_files import write_annotations
 from training.demo.cutouts import CutoutSplit, load_cutouts
-from training.demo.degradations import Severities
 from training.demo.photo_files import PhotoFile, photographs_of_folder
 from training.demo.photographs import catalogue_files, fetch
-from training.demo.pictures import degraded_picture, photograph_order
+from training.demo.pictures import Props, degraded_picture, photograph_order, props, shrunk_photograph
 
 _LOG = logging.getLogger(__name__)
 
 EvaluationSplit = Literal["test", "validation"]
 _T = TypeVar("_T")
 
-PICTURES: Mapping[Split, int] = {"train": 9000, "test": 600, "validation": 600}
+PICTURES: Mapping[Split, int] = {"train": 6000, "test": 600, "validation": 600}
 """Of the full run."""
 SEED = 11
 """Of the training pictures; those to test on take the next number, those to validate on the one after."""
+LESSONS_SEED = 100
+"""Of the pictures that only the eyes see (``lessons``)."""
 EVERY_PHOTOGRAPH, EVERY_CUTOUT = 8, 5
 """Of those for training, ``validation`` has every so many, from the first on."""
 _PARTS = 4
@@ -71,21 +69,6 @@ class DataSettings:
     rule: ImageRule
     seed: int = SEED
     processes: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class DemoPictures:
-    """What is known of a split's pictures; they themselves are files.
-
-    Attributes:
-        annotations: As in ``annotations.jsonl``.
-        severities: What was done to each.
-        zones: uint8 (pictures, 3, ZONE_SIDE, ZONE_SIDE), ``pictures.Degraded.zones`` of each.
-    """
-
-    annotations: Sequence[Annotation]
-    severities: Sequence[Severities]
-    zones: npt.NDArray[np.uint8]
 
 
 def parts_of(splits: Sequence[Split]) -> set[CutoutSplit]:
@@ -147,7 +130,7 @@ def find_material(splits: Sequence[Split], photos: Path | None, cache: Path) -> 
 
 def write_dataset(
     folder: Path, material: Mapping[Split, Material], settings: DataSettings
-) -> dict[Split, DemoPictures]:
+) -> dict[Split, tuple[Annotation, ...]]:
     """Write pictures and annotations; the annotations last: a folder without them is unfinished.
 
     Args:
@@ -156,15 +139,16 @@ def write_dataset(
         settings: How many, and how.
 
     Returns:
-        What is known of them, by split.
+        Their annotations, as written, by split.
     """
     seeds = {"train": settings.seed, "test": settings.seed + 1, "validation": settings.seed + 2}
     made = {}
     for split, count in settings.counts.items():
-        work = _Work(folder, split, material[split].cutouts, settings.rule, seeds[split])
+        stock = props(material[split].cutouts, settings.rule)
+        work = _Work(folder, split, stock, settings.rule, seeds[split])
         (folder / split).mkdir(parents=True, exist_ok=True)
         made[split] = _pictures(work, material[split].photographs, count, settings.processes)
-    write_annotations(folder, [one for pictures in made.values() for one in pictures.annotations])
+    write_annotations(folder, [one for annotations in made.values() for one in annotations])
     return made
 
 
@@ -174,26 +158,18 @@ class _Work:
 
     folder: Path
     split: Split
-    cutouts: Sequence[Image.Image]
+    stock: Props
     rule: ImageRule
     seed: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Made:
-    """One picture that is written."""
-
-    number: int
-    annotation: Annotation
-    severities: Severities
-    zones: npt.NDArray[np.uint8]
 
 
 _Part = list[tuple[PhotoFile, list[int]]]
 """Photographs, and the numbers of the pictures to make of each."""
 
 
-def _pictures(work: _Work, photographs: Sequence[PhotoFile], count: int, processes: int) -> DemoPictures:
+def _pictures(
+    work: _Work, photographs: Sequence[PhotoFile], count: int, processes: int
+) -> tuple[Annotation, ...]:
     numbers: dict[int, list[int]] = {}
     for number, index in enumerate(photograph_order(len(photographs), count, work.seed)):
         numbers.setdefault(index, []).append(number)
@@ -201,21 +177,16 @@ def _pictures(work: _Work, photographs: Sequence[PhotoFile], count: int, process
     # Cut-outs travel with every part, so there are few parts; more than processes, so that all end together.
     number_of_parts = min(_PARTS * processes, len(jobs))
     parts = [jobs[start::number_of_parts] for start in range(number_of_parts)]
-    found: list[_Made] = []
+    found: dict[int, Annotation] = {}
     for made in _mapped(partial(_make, work), parts, processes):
-        found += made
+        found |= made
         _LOG.info("%s pictures: %d of %d", work.split, len(found), count)
-    found.sort(key=lambda one: one.number)
-    return DemoPictures(
-        tuple(one.annotation for one in found),
-        tuple(one.severities for one in found),
-        np.stack([one.zones for one in found]),
-    )
+    return tuple(found[number] for number in range(count))
 
 
 def _mapped(
-    make: Callable[[_Part], list[_Made]], parts: list[_Part], processes: int
-) -> Iterator[list[_Made]]:
+    make: Callable[[_Part], dict[int, Annotation]], parts: list[_Part], processes: int
+) -> Iterator[dict[int, Annotation]]:
     if processes == 1:
         yield from map(make, parts)
         return
@@ -224,14 +195,14 @@ def _mapped(
         yield from executor.map(make, parts)
 
 
-def _make(work: _Work, part: _Part) -> list[_Made]:
-    found = []
+def _make(work: _Work, part: _Part) -> dict[int, Annotation]:
+    found = {}
     for file, numbers in part:
-        photograph = file.read()
+        photograph = shrunk_photograph(file.read(), work.rule)
         for number in numbers:
-            picture = degraded_picture(photograph, work.cutouts, number, work.rule, work.seed)
+            picture = degraded_picture(photograph, work.stock, number, work.rule, work.seed)
             name = f"{work.split}/{picture.annotation.image}"
             annotation = picture.annotation.model_copy(update={"image": name, "split": work.split})
             (work.folder / name).write_bytes(picture.data)
-            found.append(_Made(number, annotation, picture.severities, picture.zones))
+            found[number] = annotation
     return found

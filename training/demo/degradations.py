@@ -107,12 +107,28 @@ def tilt(picture: Image.Image, degrees: float, frame_deg: float = 0.0) -> Image.
     if not degrees and not frame_deg:
         return picture
     width, height = picture.size
-    turned = picture.rotate(degrees, Image.Resampling.BICUBIC)
     inner_width, inner_height = straightened_size(width, height, max(abs(degrees), abs(frame_deg)))
     left, top = (width - inner_width) / 2, (height - inner_height) / 2
-    # One pixel inwards: bicubic interpolation reaches over the edge.
-    box = (math.ceil(left) + 1, math.ceil(top) + 1, int(width - left) - 1, int(height - top) - 1)
-    return turned.crop(box)
+    # One pixel inwards: interpolation reaches over the edge.
+    left, top, right, bottom = (
+        math.ceil(left) + 1,
+        math.ceil(top) + 1,
+        int(width - left) - 1,
+        int(height - top) - 1,
+    )
+    # Only what the frame keeps is turned: from a point of the frame to the point of the picture it shows.
+    sine, cosine = math.sin(math.radians(degrees)), math.cos(math.radians(degrees))
+    x, y = left - width / 2, top - height / 2
+    turn = (
+        cosine,
+        -sine,
+        width / 2 + cosine * x - sine * y,
+        sine,
+        cosine,
+        height / 2 + sine * x + cosine * y,
+    )
+    size = (right - left, bottom - top)
+    return picture.transform(size, Image.Transform.AFFINE, turn, Image.Resampling.BILINEAR)
 
 
 def blur(picture: Image.Image, sigma_px: float, kind: BlurKind, rng: np.random.Generator) -> Image.Image:

@@ -11,35 +11,36 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from PIL import Image
 from torch import nn
 from torch.nn import functional
 from transformers import AttentionInterface, Qwen2VLForConditionalGeneration, get_cosine_schedule_with_warmup
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from model.fast_paths import use_fast_paths
-from model.patches import MERGE, PATCH, grid_thw, normalised_patches
+from model.patches import MERGE, grid_thw, normalised_patches
 from schemas.annotations import Annotation
 from schemas.attributes import VOCABULARY
-from training.data import LabelledImages
+from schemas.manifest import ImageRule
 from training.demo.degradations import Severities
 from training.demo.first_sight import Look, start_from_statistics
+from training.demo.lessons import Lesson, token_grid
+from training.demo.pictures import ZONES
 from training.optimiser import JointOptimiser, muon_and_adamw
 
 _LOG = logging.getLogger(__name__)
 
 _LOG_EVERY_STEPS = 100
 _HEAD_WIDTH = 256
-_NUMBER_WEIGHT, _ZONE_WEIGHT = 15.0, 6.0
+_NUMBER_WEIGHT, _ZONE_WEIGHT = 15.0, 15.0
 """Of the losses, beside 1 for every label: all three then pull about equally."""
 _HUBER_BETA = 0.1
 _WARMUP_RATIO = 0.06
@@ -51,77 +52,91 @@ _ATTENTION = "realqa_float32_sdpa"
 
 
 @dataclass(frozen=True, slots=True)
-class EyesSettings:
-    """How long and how fast.
+class EyesPhase:
+    """How large, how long and how fast.
 
     Attributes:
+        pixel_share: Share of the model's pixel budget that its pictures have.
         steps: Optimiser steps.
-        batch_size: Pictures a step.
         learning_rate: Highest one of the head; rises at the start, then falls as a cosine to zero.
         vision_learning_rate: The same for the tower: slower, for it can see something before it is trained.
-        seed: Of the head and of the order.
+        batch_size: Pictures a step.
     """
 
-    steps: int = 1500
-    batch_size: int = 32
+    pixel_share: float
+    steps: int
     learning_rate: float = 2e-3
-    vision_learning_rate: float = 3e-4
-    seed: int = 4
+    vision_learning_rate: float = 1e-3
+    batch_size: int = 32
+
+    def rule(self, full: ImageRule) -> ImageRule:
+        """Pixel budget of its pictures; ``full`` is the model's."""
+        budget = {"min_pixels": full.min_pixels, "max_pixels": full.max_pixels}
+        return full.model_copy(update={name: round(self.pixel_share * most) for name, most in budget.items()})
+
+    @property
+    def pictures(self) -> int:
+        """Number of pictures it takes."""
+        return self.steps * self.batch_size
 
 
-EYES = EyesSettings()
+EYES = (EyesPhase(1 / 4, 2600), EyesPhase(1, 400, vision_learning_rate=5e-4))
+"""Small pictures first: a quarter of the size is a quarter of the time, and what counts is their number."""
 
 
 def teach_to_see(
     model: Qwen2VLForConditionalGeneration,
-    images: LabelledImages,
-    severities: Sequence[Severities],
-    zones: npt.NDArray[np.uint8],
-    settings: EyesSettings = EYES,
+    phases: Iterable[tuple[EyesPhase, Iterator[Lesson]]],
+    seed: int,
 ) -> list[float]:
     """Train the vision tower of ``model`` in place.
 
     Args:
         model: Its ``visual`` changes, nothing else.
-        images: Pictures with labels for all evaluated attributes and a score.
-        severities: What was done to each.
-        zones: (pictures, 3, side, side), what stands where (``pictures.Degraded.zones``).
-        settings: How long and how fast.
+        phases: One after another, each with its pictures: with labels for all evaluated attributes and a
+            score, as many as it takes.
+        seed: Of the head, and of where the tower starts.
 
     Returns:
         The loss of every step.
-
-    Raises:
-        ValueError: Not every picture has its severities and zones.
     """
-    if not len(images) == len(severities) == len(zones):
-        raise ValueError(f"{len(images)} images, {len(severities)} severities, {len(zones)} zones")
-    numbers = torch.tensor(
-        [severity_numbers(s, a) for s, a in zip(severities, images.annotations, strict=True)]
-    )
-    labels = torch.tensor([_labels(annotation) for annotation in images.annotations])
-    torch.manual_seed(settings.seed)
+    torch.manual_seed(seed)
     torch.set_flush_denormal(True)
     use_fast_paths(model)
     visual: Any = model.model.visual
     head = _Head(visual.config.hidden_size)
-    progress = _Progress(settings)
     losses: list[float] = []
     with _fast_arithmetic(visual):
-        start_from_statistics(visual, _looks(visual, images), settings.seed)
-        visual.requires_grad_(True).train()
-        step = _Optimisation(visual, head, settings)
-        for chosen in _batches(len(images), settings):
-            pictures = [images[index].pixels for index in chosen]
-            grids = [_token_grid(pixels) for pixels in pictures]
-            answer = head(_visual_tokens(visual, pictures), grids)
-            shown = torch.cat([token_zones(zones[i], grid) for i, grid in zip(chosen, grids, strict=True)])
-            loss = _loss(answer, numbers[chosen], labels[chosen], shown)
-            step.take(loss)
-            losses.append(loss.item())
-            progress.report(losses)
+        for phase, pictures in phases:
+            if not losses:
+                looked_at = list(islice(pictures, _LOOKED_AT))
+                start_from_statistics(visual, _looks(visual, looked_at), seed)
+                visual.requires_grad_(True).train()
+                pictures = chain(looked_at, pictures)
+            losses += _learn(visual, head, phase, pictures)
     visual.eval()
     return losses
+
+
+def _learn(visual: Any, head: _Head, phase: EyesPhase, pictures: Iterator[Lesson]) -> list[float]:
+    step, progress = _Optimisation(visual, head, phase), _Progress(phase)
+    losses: list[float] = []
+    for _ in range(phase.steps):
+        # Neighbours of one size are attended to together.
+        batch = sorted(islice(pictures, phase.batch_size), key=lambda lesson: len(lesson.zones))
+        answer = head(_visual_tokens(visual, batch), [token_grid(lesson.pixels) for lesson in batch])
+        loss = _loss(answer, *_truth(batch))
+        step.take(loss)
+        losses.append(loss.item())
+        progress.report(losses)
+    return losses
+
+
+def _truth(batch: Sequence[Lesson]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    numbers = [severity_numbers(lesson.severities, lesson.annotation) for lesson in batch]
+    labels = [_labels(lesson.annotation) for lesson in batch]
+    zones = np.concatenate([lesson.zones for lesson in batch])
+    return torch.tensor(numbers), torch.tensor(labels), torch.from_numpy(zones).float() / 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +146,7 @@ class _Answer:
     Attributes:
         numbers: (batch, numbers).
         labels: One (batch, labels) of logits an attribute.
-        zones: (tokens of all pictures, 3) logits.
+        zones: (tokens of all pictures, ZONES) logits.
     """
 
     numbers: torch.Tensor
@@ -151,7 +166,7 @@ class _Head(nn.Module):
         self.mix = nn.Linear(width + _HEAD_WIDTH, _HEAD_WIDTH)
         self.numbers = nn.Linear(_HEAD_WIDTH, len(severity_numbers(Severities(), _PERFECT)))
         self.labels = nn.ModuleList(nn.Linear(_HEAD_WIDTH, len(attribute.labels)) for attribute in _CHOICES)
-        self.zones = nn.Linear(width, 3)
+        self.zones = nn.Linear(width, ZONES)
 
     def forward(self, tokens: torch.Tensor, grids: Sequence[tuple[int, int]]) -> _Answer:
         """Answer for a batch; ``tokens`` (tokens of all pictures, width), one grid a picture."""
@@ -191,8 +206,8 @@ def severity_numbers(severities: Severities, annotation: Annotation) -> list[flo
         abs(severities.tilt_deg) / 20,
         severities.cut,
         severities.off_centre,
-        severities.subject_pieces / 9,
-        severities.background_pieces / 15,
+        severities.subject_pieces / 11,
+        severities.background_pieces / 16,
         *(value / 10 for value in integers),
         (annotation.mos or 0.0) / 10,
     ]
@@ -202,33 +217,20 @@ def _labels(annotation: Annotation) -> list[int]:
     return [attribute.values.index(getattr(annotation, attribute.name)) for attribute in _CHOICES]
 
 
-def _token_grid(pixels: npt.NDArray[np.uint8]) -> tuple[int, int]:
-    """Rows and columns of visual tokens."""
-    return pixels.shape[0] // (PATCH * MERGE), pixels.shape[1] // (PATCH * MERGE)
-
-
-def token_zones(zones: npt.NDArray[np.uint8], grid: tuple[int, int]) -> torch.Tensor:
-    """(tokens, 3), 0-1: the zones as the visual tokens see them."""
-    size = (grid[1], grid[0])
-    parts = [np.asarray(Image.fromarray(zone).resize(size, Image.Resampling.BOX)) for zone in zones]
-    return torch.from_numpy(np.stack(parts, axis=-1).reshape(-1, 3)).float() / 255
-
-
-def _looks(visual: Any, images: LabelledImages) -> list[Look]:
-    """The first pictures, as ``start_from_statistics`` wants to look at them."""
+def _looks(visual: Any, pictures: Sequence[Lesson]) -> list[Look]:
+    """Pictures, as ``start_from_statistics`` wants to look at them."""
 
     def look(first: int) -> list[int]:
-        last = min(first + _LOOKED_AT_A_TIME, len(images), _LOOKED_AT)
-        pictures = [images[index].pixels for index in range(first, last)]
-        _visual_tokens(visual, pictures)
-        return [down * across * MERGE**2 for down, across in map(_token_grid, pictures)]
+        some = pictures[first : first + _LOOKED_AT_A_TIME]
+        _visual_tokens(visual, some)
+        return [len(lesson.zones) * MERGE**2 for lesson in some]
 
-    return [partial(look, first) for first in range(0, min(len(images), _LOOKED_AT), _LOOKED_AT_A_TIME)]
+    return [partial(look, first) for first in range(0, len(pictures), _LOOKED_AT_A_TIME)]
 
 
-def _visual_tokens(visual: Any, pictures: Sequence[npt.NDArray[np.uint8]]) -> torch.Tensor:
-    patches = torch.cat([normalised_patches(pixels) for pixels in pictures])
-    grids = torch.tensor([grid_thw(*pixels.shape[:2]) for pixels in pictures])
+def _visual_tokens(visual: Any, pictures: Sequence[Lesson]) -> torch.Tensor:
+    patches = torch.cat([normalised_patches(lesson.pixels) for lesson in pictures])
+    grids = torch.tensor([grid_thw(*lesson.pixels.shape[:2]) for lesson in pictures])
     # Where the processor has matrix units for bfloat16 they are several times as fast.
     with torch.autocast("cpu", torch.bfloat16, enabled=bool(torch.cpu.get_capabilities().get("amx_bf16"))):
         tokens: torch.Tensor = visual(patches, grid_thw=grids).pooler_output
@@ -265,14 +267,14 @@ def _float32_attention(
 class _Optimisation:
     """Takes optimiser steps: a short rise of the learning rate, then a cosine down to zero."""
 
-    def __init__(self, visual: nn.Module, head: nn.Module, settings: EyesSettings) -> None:
+    def __init__(self, visual: nn.Module, head: nn.Module, phase: EyesPhase) -> None:
         self._weights = [*visual.parameters(), *head.parameters()]
-        rates = ((visual, settings.vision_learning_rate), (head, settings.learning_rate))
+        rates = ((visual, phase.vision_learning_rate), (head, phase.learning_rate))
         self._optimiser = JointOptimiser(
             [muon_and_adamw(list(part.named_parameters()), rate, _WEIGHT_DECAY) for part, rate in rates]
         )
         self._schedule = get_cosine_schedule_with_warmup(
-            self._optimiser, max(1, round(settings.steps * _WARMUP_RATIO)), settings.steps
+            self._optimiser, max(1, round(phase.steps * _WARMUP_RATIO)), phase.steps
         )
 
     def take(self, loss: torch.Tensor) -> None:
@@ -284,38 +286,27 @@ class _Optimisation:
         self._optimiser.zero_grad()
 
 
-def _batches(count: int, settings: EyesSettings) -> Iterator[list[int]]:
-    """Every picture equally often (±1)."""
-    rng = np.random.default_rng(settings.seed)
-    order: list[int] = []
-    for _ in range(settings.steps):
-        while len(order) < settings.batch_size:
-            order += rng.permutation(count).tolist()
-        yield order[: settings.batch_size]
-        del order[: settings.batch_size]
-
-
 class _Progress:
     """Logs loss, speed and the time that is left."""
 
-    def __init__(self, settings: EyesSettings) -> None:
-        self._settings = settings
+    def __init__(self, phase: EyesPhase) -> None:
+        self._phase = phase
         self._started = time.monotonic()
         self._reported = 0
 
     def report(self, losses: Sequence[float]) -> None:
         """Log the steps since the last line, where it is time for one."""
         step = len(losses)
-        if step % _LOG_EVERY_STEPS and step < self._settings.steps:
+        if step % _LOG_EVERY_STEPS and step < self._phase.steps:
             return
         since = losses[self._reported :]
         passed_s = time.monotonic() - self._started
         _LOG.info(
             "eyes: step %d of %d, loss %.3f, %.0f pictures/s, %.1f min left",
             step,
-            self._settings.steps,
+            self._phase.steps,
             sum(since) / len(since),
-            step * self._settings.batch_size / passed_s,
-            passed_s / step * (self._settings.steps - step) / 60,
+            step * self._phase.batch_size / passed_s,
+            passed_s / step * (self._phase.steps - step) / 60,
         )
         self._reported = step

@@ -55,9 +55,9 @@ class _Unclear:
 
 _CLARITY = (
     _Unclear("clear", 0.4, (0.0, 0.0), (0.0, 0.0), (85, 95)),
-    _Unclear("slightly blurry", 0.2, (0.8, 1.2), (7.0, 10.0), (22, 30)),
-    _Unclear("blurry", 0.2, (1.8, 2.7), (15.0, 22.0), (10, 14)),
-    _Unclear("very blurry", 0.2, (4.0, 6.0), (33.0, 48.0), (3, 5)),
+    _Unclear("slightly blurry", 0.2, (1.0, 1.4), (8.0, 11.0), (18, 24)),
+    _Unclear("blurry", 0.2, (2.1, 3.0), (17.0, 24.0), (8, 11)),
+    _Unclear("very blurry", 0.2, (4.4, 6.4), (36.0, 52.0), (2, 4)),
 )
 _CAUSES = (("blur", 0.6), ("noise", 0.22), ("jpeg", 0.18))
 _SECOND_CAUSE_SHARE = 0.2
@@ -67,7 +67,7 @@ _EXPOSURE = (
     _Step("slightly overexposed", 0.8, 1.2, 0.14),
     _Step("overexposed", 1.9, 2.8, 0.14),
     _Step("slightly underexposed", -1.6, -1.1, 0.14),
-    _Step("underexposed", -3.6, -2.5, 0.14),
+    _Step("underexposed", -3.2, -2.4, 0.14),
 )
 _CLIPPED = {"slightly overexposed": (0.10, 0.18), "overexposed": (0.35, 0.55)}
 _CLIPPED_SHARE = 0.35
@@ -87,18 +87,18 @@ _LEVEL = (
 )
 _INTEGRITY = (
     _Step("complete", 0.0, 0.0, 0.4),
-    _Step("partially complete (slightly cut off or slightly obscured)", 0.18, 0.30, 0.3),
-    _Step("incomplete (mostly cut off or mostly obscured)", 0.55, 0.7, 0.3),
+    _Step("partially complete (slightly cut off or slightly obscured)", 0.20, 0.32, 0.3),
+    _Step("incomplete (mostly cut off or mostly obscured)", 0.58, 0.72, 0.3),
 )
 _SUBJECT_CLUTTER = (
     _Step("uncluttered", 0, 0, 0.44),
-    _Step("moderately cluttered", 2, 3, 0.28),
-    _Step("cluttered", 6, 9, 0.28),
+    _Step("moderately cluttered", 3, 4, 0.28),
+    _Step("cluttered", 8, 11, 0.28),
 )
 _BACKGROUND_CLUTTER = (
     _Step("uncluttered", 0, 0, 0.44),
-    _Step("moderately cluttered", 3, 4, 0.28),
-    _Step("cluttered", 10, 15, 0.28),
+    _Step("moderately cluttered", 4, 5, 0.28),
+    _Step("cluttered", 11, 16, 0.28),
 )
 _CONTRAST = (_Step("full", 1.0, 1.0, 0.75), _Step("flat", 0.3, 0.6, 0.25))
 _OFF_CENTRE = (_Step("centred", 0.0, 0.12, 0.5), _Step("aside", 0.35, 0.6, 0.5))
@@ -185,7 +185,7 @@ def badness(severities: Severities) -> dict[str, float]:
     unclear = (
         _share(math.log1p(severities.blur_px), math.log1p(5.0)),
         _share(math.log1p(severities.noise_levels / 10), math.log1p(4.0)),
-        _share(math.log(85 / min(severities.jpeg_quality, 85)), math.log(85 / 4)),
+        _share(math.log(85 / min(severities.jpeg_quality, 85)), math.log(85 / 3)),
     )
     return {
         "unclear": max(unclear),
@@ -195,8 +195,8 @@ def badness(severities: Severities) -> dict[str, float]:
         "tilt": _share(abs(severities.tilt_deg) - LEVEL_DEG, 19.0),
         "cut": _share(severities.cut, 0.65),
         "off_centre": _share(severities.off_centre, 0.8),
-        "subject_clutter": _share(severities.subject_pieces, 9.0),
-        "background_clutter": _share(severities.background_pieces, 15.0),
+        "subject_clutter": _share(severities.subject_pieces, 11.0),
+        "background_clutter": _share(severities.background_pieces, 16.0),
     }
 
 

@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from model.adapters import save_adapter
 from model.backbone import EMBEDDED, EMBEDDED_BASE
 from model.scorer import Scorer
 from model.tensor_files import read_header
-from schemas.annotations import Split
+from schemas.annotations import Annotation, Split
 from schemas.attributes import VOCABULARY
 from schemas.errors import ConfigurationError
 from training.annotation_files import image_file
@@ -33,9 +33,9 @@ from training.demo.cutouts import cutout_catalogue
 from training.demo.dataset import (
     EVERY_CUTOUT,
     EVERY_PHOTOGRAPH,
+    LESSONS_SEED,
     PICTURES,
     DataSettings,
-    DemoPictures,
     EvaluationSplit,
     Material,
     find_material,
@@ -43,9 +43,10 @@ from training.demo.dataset import (
     share_out,
     write_dataset,
 )
-from training.demo.eyes import EYES, EyesSettings, teach_to_see
+from training.demo.eyes import EYES, EyesPhase, teach_to_see
 from training.demo.ladder_report import FEWEST_FRAMES, climb_ladders, frame_size, frames_of
 from training.demo.ladders import Frame
+from training.demo.lessons import Lesson, lessons
 from training.demo.photographs import catalogue, default_cache
 from training.demo.tokenizer import learn_tokenizer
 from training.evaluate import evaluate_predictions
@@ -105,7 +106,7 @@ class _Recipe:
     base: StageConfig
     stage1: StageConfig
     stage2: StageConfig
-    eyes: EyesSettings
+    eyes: Sequence[EyesPhase]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,8 @@ class _Data:
     Attributes:
         folder: Of the data set.
         images: To train on.
-        pictures: By split.
+        labels: By split.
+        material: To train on.
         sources: By split, for the card.
         split: That all figures are of.
         frames: Photographs of that split, for the ladders.
@@ -123,7 +125,8 @@ class _Data:
 
     folder: Path
     images: LabelledImages
-    pictures: Mapping[Split, DemoPictures]
+    labels: Mapping[Split, Sequence[Annotation]]
+    material: Material
     sources: Mapping[Split, Sources]
     split: EvaluationSplit
     frames: list[Frame]
@@ -166,8 +169,7 @@ def train_demo(settings: DemoSettings) -> str:
         with phases("eyes"):
             tokenizer = learn_tokenizer()
             model = create_base(tokenizer, recipe.base.seed)
-            known = data.pictures["train"]
-            teach_to_see(model, data.images, known.severities, known.zones, recipe.eyes)
+            teach_to_see(model, _eyes_lessons(data, recipe, settings.threads), recipe.base.seed)
             save_base(model, tokenizer, work / "base")
         with phases("base"):
             save_base(train_stage(recipe.base, work / "base", data.images), tokenizer, work / "base")
@@ -209,7 +211,7 @@ def _recipe(effort: float) -> _Recipe:
         full = shipped_config(name)
         return full.model_copy(update={"steps": steps(full.steps)})
 
-    eyes = replace(EYES, steps=steps(EYES.steps))
+    eyes = tuple(replace(phase, steps=steps(phase.steps)) for phase in EYES)
     return _Recipe(config("base"), config("demo_stage1"), config("demo_stage2"), eyes)
 
 
@@ -226,15 +228,25 @@ def _make_data(settings: DemoSettings, recipe: _Recipe, folder: Path) -> _Data:
     )
     counts = {split: max(_FEWEST_PICTURES, round(PICTURES[split] * share)) for split in splits}
     wanted = DataSettings(counts, recipe.base.image, processes=settings.threads)
-    pictures = write_dataset(folder, material, wanted)
+    labels = write_dataset(folder, material, wanted)
     return _Data(
         folder,
-        LabelledImages.of_folder(folder, pictures["train"].annotations, recipe.base.image),
-        pictures,
+        LabelledImages.of_folder(folder, labels["train"], recipe.base.image),
+        labels,
+        material["train"],
         _sources(material, counts, of_catalogue=settings.photos is None),
         settings.split,
         frames,
     )
+
+
+def _eyes_lessons(
+    data: _Data, recipe: _Recipe, processes: int
+) -> Iterator[tuple[EyesPhase, Iterator[Lesson]]]:
+    """Pictures for the eyes; none of them is in the data set, and no phase sees those of another."""
+    for number, phase in enumerate(recipe.eyes):
+        rule = phase.rule(recipe.base.image)
+        yield phase, lessons(data.material, rule, phase.pictures, LESSONS_SEED + number, processes)
 
 
 def _sources(
@@ -264,7 +276,7 @@ def _adapter(
         trained = train_stage(config, base, data.images)
         save_adapter(work / draft, trained, None, adapter_manifest(config, base, data.images, words))
     with phases("evaluation"):
-        labels = data.pictures[data.split].annotations
+        labels = data.labels[data.split]
         files = [image_file(data.folder, label) for label in labels]
         scored = score_images(_scorer(work, draft), files, [label.context for label in labels])
         evaluation = evaluate_predictions(

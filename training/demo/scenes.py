@@ -19,10 +19,12 @@ from training.demo.degradations import Severities, tilt
 Mask = npt.NDArray[np.float32]
 """(height, width), 0-1."""
 
-_SUBJECT_SIDE = (0.42, 0.68)
+_SUBJECT_SIDE = (0.5, 0.75)
 """Longer side of a subject as a share of the frame's shorter side."""
-_PIECE_SIDE = (0.10, 0.17)
+_PIECE_SIDE = (0.12, 0.19)
 """Longer side of a foreign object as a share of the square root of the frame's area."""
+LARGEST = (_SUBJECT_SIDE[1], _PIECE_SIDE[1])
+"""Of a subject and of a foreign object, as a share of the square root of the frame's area."""
 _MARGIN = 0.02
 _TRIES = 30
 
@@ -49,12 +51,14 @@ class Scene:
     Attributes:
         picture: RGB.
         subject: Where the subject shows; nowhere if there is none.
+        hidden: Where something hides it.
         subject_pieces, background_pieces: Where foreign objects show, by zone.
         off_centre: As ``Severities.off_centre``, as it came out.
     """
 
     picture: Image.Image
     subject: Mask
+    hidden: Mask
     subject_pieces: Mask
     background_pieces: Mask
     off_centre: float
@@ -89,11 +93,12 @@ def compose(
     counts = ((severities.subject_pieces, True), (severities.background_pieces, False))
     around, elsewhere = (_scatter(picture, pieces, count, box, central, rng) for count, central in counts)
     if figure is None or box is None:
-        return Scene(picture, np.zeros_like(around), around, elsewhere, 0.0)
+        nowhere = np.zeros_like(around)
+        return Scene(picture, nowhere, nowhere, around, elsewhere, 0.0)
     shown = _paste(picture, figure, box)
     cover = _obscure(picture, shown, severities.cut, rng) if severities.cut and not by_frame else 0 * shown
     around, elsewhere = ((1 - shown) * (1 - cover) * zone for zone in (around, elsewhere))
-    return Scene(picture, shown * (1 - cover), around, elsewhere, _off_centre(picture, box))
+    return Scene(picture, shown * (1 - cover), shown * cover, around, elsewhere, _off_centre(picture, box))
 
 
 def _scatter(
