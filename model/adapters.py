@@ -117,6 +117,8 @@ def _write(
     tensors = {name: tensor.contiguous().clone() for name, tensor in sorted(state.items())}
     save_file(tensors, folder / WEIGHTS_NAME, metadata={"format": "pt", SEAL_FIELD: seal})
     sort_metadata(folder / WEIGHTS_NAME)
+    # Readable for all who may read the folder; the writer of safetensors leaves it to its owner.
+    (folder / WEIGHTS_NAME).chmod(0o644)
     text = json.dumps(config, indent=2, sort_keys=True, default=str)
     (folder / ADAPTER_CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
     files = {name: _file_sha256(folder / name) for name in (ADAPTER_CONFIG_NAME, WEIGHTS_NAME)}

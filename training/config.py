@@ -6,6 +6,7 @@ there is one code path (``training.stages``).
 
 from __future__ import annotations
 
+import math
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -54,8 +55,14 @@ class StageConfig(_Part):
             teaches to do without.
         image: Pixel budget and resize rule, the same in serving.
         score: Native range of the labels' ``mos``, and how the score is written.
-        steps: Optimiser steps.
-        batch_size: Conversations per step.
+        steps: Optimiser steps; or
+        epochs: as many as show every image once with every template, that often.
+        batch_size: Conversations per step, over all processes.
+        micro_batch_size: Conversations that a process holds at a time; None = its whole share of a step.
+        precision: Of the arithmetic: ``bfloat16`` halves memory and is faster where the hardware has it. The
+            weights that are trained stay in float32.
+        gradient_checkpointing: Computes activations twice instead of keeping them.
+        checkpoint_every: Steps between states that a killed run goes on from.
         optimiser: ``adamw``, or ``muon`` for weight matrices with AdamW for the rest (from scratch only).
         learning_rate: Highest learning rate; cosine schedule down to zero.
         vision_learning_rate: The same for the vision tower; None = ``learning_rate``.
@@ -79,8 +86,13 @@ class StageConfig(_Part):
     context_share: float = Field(default=0.5, ge=0, le=1)
     image: ImageRule
     score: ScoreScale = ScoreScale()
-    steps: int = Field(ge=1)
+    steps: int | None = Field(default=None, ge=1)
+    epochs: float | None = Field(default=None, gt=0)
     batch_size: int = Field(default=16, ge=1)
+    micro_batch_size: int | None = Field(default=None, ge=1)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    gradient_checkpointing: bool = False
+    checkpoint_every: int = Field(default=200, ge=1)
     optimiser: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = Field(default=1e-4, gt=0)
     vision_learning_rate: float | None = Field(default=None, gt=0)
@@ -109,9 +121,20 @@ class StageConfig(_Part):
         ]
         if (self.stage == "base") != (self.trainable == "all"):
             problems.append("stage 'base' trains 'all' weights, the others an adapter ('lora')")
+        if (self.steps is None) == (self.epochs is None):
+            problems.append("one of steps and epochs says how long to train")
+        if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
+            problems.append("micro_batch_size must divide batch_size")
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    def optimiser_steps(self, images: int) -> int:
+        """How long to train on so many images."""
+        if self.epochs is None:
+            assert self.steps is not None  # checked above
+            return self.steps
+        return max(1, math.floor(self.epochs * images * len(self.templates) / self.batch_size))
 
 
 def load_config(path: Path) -> StageConfig:
@@ -136,6 +159,25 @@ def shipped_config(name: str) -> StageConfig:
     """Read one of the configurations that ship with this package, by its file name without the ending."""
     with resources.as_file(resources.files("training") / "configs" / f"{name}.yaml") as path:
         return load_config(path)
+
+
+def chosen_config(name_or_path: str) -> StageConfig:
+    """Read a configuration by its path, or by the name of one that ships here.
+
+    Raises:
+        ConfigurationError: There is none, or it is wrong; names those that ship here.
+    """
+    path = Path(name_or_path)
+    shipped = sorted(
+        entry.name.removesuffix(".yaml")
+        for entry in (resources.files("training") / "configs").iterdir()
+        if entry.name.endswith(".yaml")
+    )
+    if name_or_path in shipped and not path.exists():
+        return shipped_config(name_or_path)
+    if not path.is_file():
+        raise ConfigurationError(f"there is no configuration {name_or_path}; those here: {', '.join(shipped)}")
+    return load_config(path)
 
 
 def _in_words(detail: Any) -> str:

@@ -34,7 +34,7 @@ from training.data import (
     Renderer,
     plan_conversations,
 )
-from training.loop import train
+from training.loop import Trained, train
 from training.lora import attach_lora
 from training.targets import WrongValues
 
@@ -57,17 +57,25 @@ class AdapterWords:
 
 
 def train_stage(
-    config: StageConfig, base: Path, images: LabelledImages
-) -> Qwen2VLForConditionalGeneration | PeftModel:
+    config: StageConfig,
+    base: Path,
+    images: LabelledImages,
+    *,
+    checkpoints: Path | None = None,
+    device: str = "auto",
+) -> tuple[Qwen2VLForConditionalGeneration | PeftModel, Trained]:
     """Train what the configuration says on labelled images.
 
     Args:
         config: The stage.
         base: Directory of the base model; not changed.
         images: Pixels at ``config.image``'s budget, with labels.
+        checkpoints: Folder of this very run's states: they are written there, and if there are some, training
+            goes on from the last. None = a run that is killed is lost.
+        device: ``auto`` or ``cpu``.
 
     Returns:
-        The base with new weights (stage ``base``), or the base with an adapter on it.
+        The base with new weights (stage ``base``), or the base with an adapter on it; and how it went.
 
     Raises:
         ConfigurationError: Labels that the vocabulary does not know, or that no template asks for.
@@ -81,16 +89,29 @@ def train_stage(
     collator = Collator(0, image_pad, config.forced_token_weight)
     # Weights are drawn (LoRA) and inputs dropped (dropout) from torch's own generator.
     torch.manual_seed(config.seed)
-    model = load_base(base, torch.device("cpu"), torch.float32)
+    # What is trained stays in float32: all of a base, else the adapter alone.
+    half = config.precision == "bfloat16" and config.trainable == "lora"
+    model = load_base(base, torch.device("cpu"), torch.bfloat16 if half else torch.float32)
     use_fast_paths(model)
     trained: Qwen2VLForConditionalGeneration | PeftModel = model
     if config.trainable == "all":
         model.requires_grad_(True)
     else:
         trained = attach_lora(model, config.lora, config.vision)
-    with tempfile.TemporaryDirectory() as work:
-        train(trained, dataset, collator, config, Path(work))
-    return trained.eval()
+    if config.gradient_checkpointing:
+        # Trainer's own switch for this has another name in every other release.
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    with tempfile.TemporaryDirectory() as scratch:
+        went = train(
+            trained,
+            dataset,
+            collator,
+            config,
+            checkpoints or Path(scratch),
+            keep_checkpoints=checkpoints is not None,
+            device=device,
+        )
+    return trained.eval(), went
 
 
 def conversations(config: StageConfig, encoder: TextEncoder, images: LabelledImages) -> ConversationDataset:
@@ -100,7 +121,7 @@ def conversations(config: StageConfig, encoder: TextEncoder, images: LabelledIma
         images.annotations,
         [(known[name], share) for name, share in config.templates.items()],
         config.score,
-        config.steps * config.batch_size,
+        config.optimiser_steps(len(images)) * config.batch_size,
         context_share=config.context_share,
         seed=config.seed,
     )

@@ -5,33 +5,66 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 import training
 from schemas.errors import ConfigurationError
-from training.config import LoraSettings, StageConfig, load_config
+from training.config import LoraSettings, StageConfig, chosen_config, load_config, shipped_config
 
 CONFIGS = Path(str(resources.files("training"))) / "configs"
 SHIPPED = sorted(path.name for path in CONFIGS.glob("*.yaml"))
+DEMO = ("base.yaml", "demo_stage1.yaml", "demo_stage2.yaml")
 
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_configurations_load(name: str) -> None:
-    assert load_config(CONFIGS / name).steps > 0
+    assert load_config(CONFIGS / name).optimiser_steps(images=100) > 0
 
 
-def test_the_stages_see_the_same_pixels_and_conversation() -> None:
-    configs = [load_config(CONFIGS / name) for name in SHIPPED]
+@pytest.mark.parametrize("of_demo", [True, False])
+def test_the_stages_see_the_same_pixels_and_conversation(of_demo: bool) -> None:
+    configs = [load_config(CONFIGS / name) for name in SHIPPED if (name in DEMO) is of_demo]
+    assert len(configs) == 3
     for field in ("image", "score", "instruction", "context_template", "forced_token_weight"):
         assert len({str(getattr(config, field)) for config in configs}) == 1, field
 
 
 def test_stage1_asks_the_thirteen_conversations() -> None:
-    assert len(load_config(CONFIGS / "demo_stage1.yaml").templates) == 13
+    for name in ("demo_stage1.yaml", "stage1.yaml"):
+        assert len(load_config(CONFIGS / name).templates) == 13
+
+
+def test_the_recipes_on_the_papers_images_take_the_authors_number_of_steps() -> None:
+    assert shipped_config("stage1").optimiser_steps(images=13_712) == 5_570
+    assert shipped_config("direct").optimiser_steps(images=6_400) == 200
+
+
+def test_a_configuration_is_chosen_by_path_or_by_the_name_of_one_that_ships(tmp_path: Path) -> None:
+    assert chosen_config("stage2") == shipped_config("stage2")
+    path = tmp_path / "mine.yaml"
+    path.write_text((CONFIGS / "direct.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    assert chosen_config(str(path)) == shipped_config("direct")
+    with pytest.raises(ConfigurationError, match=r"no configuration stage3; those here: base, demo_stage1"):
+        chosen_config("stage3")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"steps": 3, "epochs": 1.0}, "one of steps and epochs"),
+        ({"steps": None}, "one of steps and epochs"),
+        ({"micro_batch_size": 3}, "micro_batch_size must divide batch_size"),
+    ],
+)
+def test_lengths_that_contradict_each_other_are_refused(changes, reason) -> None:
+    settings = shipped_config("demo_stage2").model_dump() | changes
+    with pytest.raises(ValidationError, match=reason):
+        StageConfig.model_validate(settings)
 
 
 def test_every_mistake_is_named_at_once(tmp_path: Path) -> None:
     path = tmp_path / "wrong.yaml"
-    path.write_text("stage: stage3\nsteps: 0\nlora: {rank: -1}\nepochs: 2\ntemplates: {}\n", encoding="utf-8")
+    path.write_text("stage: stage3\nsteps: 0\nlora: {rank: -1}\nepochs: 0\ntemplates: {}\n", encoding="utf-8")
     with pytest.raises(ConfigurationError) as caught:
         load_config(path)
     said = " ".join(caught.value.reasons)
@@ -68,9 +101,10 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 def test_every_setting_is_documented_and_read() -> None:
     folder = Path(training.__file__).parent
-    sources = " ".join(
-        path.read_text(encoding="utf-8") for path in folder.rglob("*.py") if path.name != "config.py"
-    )
+    texts = {path.name: path.read_text(encoding="utf-8") for path in folder.rglob("*.py")}
+    # Of the configuration itself only what it works out, not what it checks.
+    texts["config.py"] = texts["config.py"].partition("def optimiser_steps")[2]
+    sources = " ".join(texts.values())
     for part in (StageConfig, LoraSettings):
         for field in part.model_fields:
             assert re.search(rf"\n        {field}: ", part.__doc__ or ""), field

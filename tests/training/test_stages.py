@@ -66,7 +66,7 @@ def test_only_what_the_configuration_names_is_trainable(vision) -> None:
 @pytest.mark.parametrize("stage", ["stage1", "stage2"])
 def test_both_stages_write_an_adapter_that_serving_takes(stage: str, base: Path, tmp_path: Path) -> None:
     config = toy_config(stage)
-    trained = train_stage(config, base, IMAGES)
+    trained, _ = train_stage(config, base, IMAGES)
     target = tmp_path / "adapter"
     save_adapter(target, trained, None, adapter_manifest(config, base, IMAGES, WORDS))
     manifest, _ = read_manifest(target)
@@ -79,7 +79,7 @@ def test_both_stages_write_an_adapter_that_serving_takes(stage: str, base: Path,
 
 
 def test_pre_training_changes_the_base_by_the_same_path(base: Path) -> None:
-    trained = train_stage(toy_config("base"), base, IMAGES)
+    trained, _ = train_stage(toy_config("base"), base, IMAGES)
     assert isinstance(trained, Qwen2VLForConditionalGeneration)
     before = load_base(base, torch.device("cpu"), torch.float32).state_dict()
     changed = {name for name, tensor in trained.state_dict().items() if not torch.equal(tensor, before[name])}
@@ -88,7 +88,7 @@ def test_pre_training_changes_the_base_by_the_same_path(base: Path) -> None:
 
 
 def test_the_same_seed_gives_the_same_adapter(base: Path) -> None:
-    one, two = (train_stage(toy_config("stage2"), base, IMAGES) for _ in range(2))
+    one, two = (train_stage(toy_config("stage2"), base, IMAGES)[0] for _ in range(2))
     for (name, a), (_, b) in zip(one.named_parameters(), two.named_parameters(), strict=True):
         assert torch.equal(a, b), name
 
@@ -98,7 +98,7 @@ def test_training_lowers_the_loss_on_what_it_sees(base: Path) -> None:
     encoder = TextEncoder(load_tokenizer(base))
     dataset = conversations(config, encoder, IMAGES)
     batch = Collator(0, encoder.special(IMAGE_PAD), 1.0)([dataset[i] for i in range(4)])
-    trained = train_stage(config, base, IMAGES)
+    trained, _ = train_stage(config, base, IMAGES)
     with torch.no_grad():
         before = answer_loss(load_base(base, torch.device("cpu"), torch.float32), batch)
         after = answer_loss(trained, batch)
@@ -157,7 +157,7 @@ def test_a_base_has_no_manifest(base: Path) -> None:
 
 def test_full_vision_is_saved_with_the_adapter(base: Path, tmp_path: Path) -> None:
     config = toy_config("stage2", vision="full")
-    trained = train_stage(config, base, IMAGES)
+    trained, _ = train_stage(config, base, IMAGES)
     save_adapter(tmp_path / "adapter", trained, None, adapter_manifest(config, base, IMAGES, WORDS))
     score = Scorer.load(tmp_path / "adapter", base_model=str(base), device="cpu").score([ENCODED])[0].score
     assert score is not None

@@ -153,7 +153,10 @@ def _counted(licences: Mapping[str, int]) -> str:
 
 def _training(facts: CardFacts) -> str:
     base = facts.configs[0]
-    steps = ", ".join(f"{config.stage} {config.steps:,} × {config.batch_size}" for config in facts.configs)
+    steps = ", ".join(
+        f"{config.stage} {config.optimiser_steps(facts.train.pictures):,} × {config.batch_size}"
+        for config in facts.configs
+    )
     minutes = ", ".join(f"{phase} {minutes:.1f}" for phase, minutes in facts.minutes.items())
     seeds = ", ".join(f"{config.stage} {config.seed}" for config in facts.configs)
     eyes = ", then ".join(

@@ -172,7 +172,8 @@ def train_demo(settings: DemoSettings) -> str:
             teach_to_see(model, _eyes_lessons(data, recipe, settings.threads), recipe.base.seed)
             save_base(model, tokenizer, work / "base")
         with phases("base"):
-            save_base(train_stage(recipe.base, work / "base", data.images), tokenizer, work / "base")
+            trained, _ = train_stage(recipe.base, work / "base", data.images)
+            save_base(trained, tokenizer, work / "base")
         evaluations = [
             _adapter(config, work, name, data, _base_name(settings), phases)
             for config, name in ((recipe.stage1, "stage1"), (recipe.stage2, "adapter"))
@@ -209,7 +210,7 @@ def _recipe(effort: float) -> _Recipe:
 
     def config(name: str) -> StageConfig:
         full = shipped_config(name)
-        return full.model_copy(update={"steps": steps(full.steps)})
+        return full.model_copy(update={"steps": steps(full.optimiser_steps(PICTURES["train"]))})
 
     eyes = tuple(replace(phase, steps=steps(phase.steps)) for phase in EYES)
     return _Recipe(config("base"), config("demo_stage1"), config("demo_stage2"), eyes)
@@ -273,7 +274,7 @@ def _adapter(
     words = AdapterWords(f"demo-{config.stage}", _SYNTHETIC, base_name, synthetic=True)
     base, draft = work / "base", f"{name}-draft"
     with phases(config.stage):
-        trained = train_stage(config, base, data.images)
+        trained, _ = train_stage(config, base, data.images)
         save_adapter(work / draft, trained, None, adapter_manifest(config, base, data.images, words))
     with phases("evaluation"):
         labels = data.labels[data.split]
