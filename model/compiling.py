@@ -11,12 +11,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from model.slots import ChoiceSlot, DecimalSlot, FreeTextSlot, Slot, SlotProgram, Step, Trie
+from model.slots import ChoiceSlot, DecimalSlot, Ending, FreeTextSlot, Slot, SlotProgram, Step, Trie
 from model.templates import AnswerTemplate, Choice, Decimal, Forced, FreeText, Part
 from schemas.errors import TemplateError
 from schemas.manifest import Tokenisation
 
 DIGITS = "0123456789"
+_SHORTEST_ENDING = 8
+"""Characters. Shorter text (", ", "and") stands in any sentence: every reason would be cut there, and the
+score would silently rest on half a reason."""
 _SAMPLE_DECIMALS = ("0.12345", "3.45678", "6.78901", "9.01234")
 
 
@@ -152,13 +155,21 @@ def _other_slot(part: Decimal | FreeText, encoder: Encoder, follow: int, separat
         digit_ids = tuple(_single(encoder, digit) for digit in DIGITS)
         return DecimalSlot(part.name, part.digits, part.trimmed, digit_ids, _single(encoder, "."), follow)
     if separator and not separator.startswith("\n"):
-        # Stopping at the first token that begins ", 1.2" would cut every reason at its first comma, and the
-        # score would silently rest on half a reason. A line break is in no free text of ours.
-        raise TemplateError(
-            f"{part.name!r}: free text must be ended by a line break, not by {separator[:12]!r}"
-        )
+        return _ended_by_words(part, encoder, separator)
+    # A line break is in no free text of ours: the first token that begins one ends it.
     stops = stopping_tokens(encoder.token_texts, separator) | {follow}
     return FreeTextSlot(part.name, part.max_tokens, stops, encoder.special_ids - stops)
+
+
+def _ended_by_words(part: FreeText, encoder: Encoder, separator: str) -> FreeTextSlot:
+    if len(separator.strip()) < _SHORTEST_ENDING:
+        raise TemplateError(
+            f"{part.name!r}: free text must be ended by a line break, or by words that stand in no sentence; "
+            f"{separator!r} is too short"
+        )
+    ending = Ending(separator.strip(), encoder.token_texts)
+    most = part.max_tokens + len(encoder.encode(separator))
+    return FreeTextSlot(part.name, most, frozenset(), encoder.special_ids, ending)
 
 
 def _single(encoder: Encoder, text: str) -> int:

@@ -24,7 +24,7 @@ from model.cache import SlotCache
 from model.conversation import Prompt
 from model.layout import StepLayout
 from model.ragged import ImageBatch, ragged_columns
-from model.slots import ChoiceSlot, DecimalSlot, FreeTextSlot, SlotProgram
+from model.slots import ChoiceSlot, DecimalSlot, Ending, FreeTextSlot, SlotProgram
 
 
 @dataclass(frozen=True)
@@ -321,22 +321,48 @@ class SlotDecoder:
     def _write_text(self, rows: _Rows, slot: FreeTextSlot, logits: torch.Tensor) -> TextDecision:
         """Write words greedily, all rows in step; rows that are done feed masked cells."""
         batch = logits.shape[0]
-        stops = torch.tensor(sorted(slot.stops), device=self.device)
+        stops = torch.tensor(sorted(slot.stops), dtype=torch.long, device=self.device)
         banned = torch.tensor(sorted(slot.banned), dtype=torch.long, device=self.device)
         done = torch.zeros(batch, dtype=torch.bool, device=self.device)
-        written = []
+        kept = torch.full((batch,), slot.max_tokens, device=self.device)
+        start = rows.cache.length
+        written: list[torch.Tensor] = []
         for index in range(slot.max_tokens):
             token = logits.index_fill(1, banned, float("-inf")).argmax(1)
             done = done | torch.isin(token, stops)
             written.append(token.masked_fill(done, -1))
+            if slot.ending is not None:
+                kept = torch.minimum(kept, _before_ending(slot.ending, written, slot.max_tokens).to(kept))
+                done = done | (kept < slot.max_tokens)
             rows.pending = token[:, None]
             rows.pending_count = (~done).long()
             if index + 1 == slot.max_tokens or bool(done.all()):
                 break
             logits = self._feed_pending(rows)
         ids = torch.stack(written, 1)
+        if slot.ending is not None:
+            ids = self._take_back(rows, start, ids, kept)
         filler = ids.new_full((batch, slot.max_tokens - ids.shape[1]), -1)
         return TextDecision(torch.cat([ids, filler], 1))
+
+    def _take_back(self, rows: _Rows, start: int, ids: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+        """Mask the ending that a row wrote, cells included: the next step forces it, the same for all rows.
+
+        Args:
+            rows: State; columns from ``start`` on are the tokens that were written and fed.
+            start: See ``rows``.
+            ids: (batch, written) the tokens.
+            kept: (batch,) how many of them are the text.
+
+        Returns:
+            ``ids`` with -1 behind the text.
+        """
+        places = torch.arange(ids.shape[1], device=self.device)[None]
+        fed = rows.valid[:, start : rows.cache.length]
+        stays = fed & (places[:, : fed.shape[1]] < kept[:, None])
+        rows.position = rows.position - (fed.sum(1) - stays.sum(1))
+        rows.valid[:, start : rows.cache.length] = stays
+        return ids.masked_fill(places >= kept[:, None], -1)
 
 
 @dataclass(frozen=True)
@@ -346,6 +372,13 @@ class _Ragged:
     embeds: torch.Tensor
     positions: torch.Tensor
     valid: torch.Tensor
+
+
+def _before_ending(ending: Ending, written: Sequence[torch.Tensor], otherwise: int) -> torch.Tensor:
+    """(batch,) on the host: tokens before a row's ending, ``otherwise`` where it has written none."""
+    rows = [[token for token in row if token >= 0] for row in torch.stack(list(written), 1).tolist()]
+    found = [ending.kept(row) for row in rows]
+    return torch.tensor([otherwise if kept is None else kept for kept in found])
 
 
 def _digit_probabilities(logits: torch.Tensor, ended: torch.Tensor) -> torch.Tensor:

@@ -151,11 +151,10 @@ class PredictionReader:
     def _read_text(self, rows: list[dict[str, Any]], name: str, decision: TextDecision) -> None:
         for row, ids in zip(rows, decision.ids.tolist(), strict=True):
             text = self.encoder.decode([token for token in ids if token >= 0]).strip()
-            if name == PROSE:
-                row["reasons"] = text
-            elif name.endswith("_reason"):
-                title = self.manifest.vocabulary[name.removesuffix("_reason")].title
-                row["reasons"] = "\n".join(filter(None, [row.get("reasons"), f"{title}: {text}"]))
+            if name == PROSE or name.endswith("_reason"):
+                if name != PROSE:
+                    text = f"{self.manifest.vocabulary[name.removesuffix('_reason')].title}: {text}"
+                row["reasons"] = "\n".join(filter(None, [row.get("reasons"), text]))
             else:
                 row[name] = text
 

@@ -8,8 +8,9 @@ token of what follows; that token belongs to the next step and is not fed twice.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
 
 
 @dataclass(frozen=True)
@@ -81,13 +82,44 @@ class DecimalSlot:
 
 
 @dataclass(frozen=True)
+class Ending:
+    """Words that end a free text once they are written whole; they are no part of it.
+
+    A token at a time cannot tell the comma of ", 1.2 Composition Score:" from any other comma.
+
+    Attributes:
+        text: The words, without blanks around them.
+        token_texts: Text of every token by id.
+    """
+
+    text: str
+    token_texts: Sequence[str] = field(repr=False, compare=False)
+
+    def kept(self, ids: Sequence[int]) -> int | None:
+        """Tokens before the ending and the blanks before it; None while it is not whole.
+
+        A token that holds both words and a part of the ending ("),") is not kept.
+        """
+        texts = [self.token_texts[token] for token in ids]
+        before, ending, _ = "".join(texts).partition(self.text)
+        if not ending:
+            return None
+        return sum(end <= len(before.rstrip()) for end in accumulate(map(len, texts)))
+
+
+@dataclass(frozen=True)
 class FreeTextSlot:
-    """Words. Ends before any token of ``stops`` or after ``max_tokens``; never holds ``banned``."""
+    """Words, never holding ``banned``.
+
+    End before any token of ``stops``, before ``ending`` (which counts while it is being written), or after
+    ``max_tokens``.
+    """
 
     name: str
     max_tokens: int
     stops: frozenset[int]
     banned: frozenset[int]
+    ending: Ending | None = None
 
 
 Slot = ChoiceSlot | DecimalSlot | FreeTextSlot
@@ -183,6 +215,9 @@ def walk_slot(
         return _walk_trie(slot.trie, ids)
     if isinstance(slot, DecimalSlot):
         return _walk_decimal(slot, ids)
+    kept = slot.ending.kept(ids[: slot.max_tokens]) if slot.ending else None
+    if kept is not None:
+        return (kept, None)
     for used, token in enumerate(ids[: slot.max_tokens]):
         if token in slot.stops:
             # generate() has written a stopping token; what it forces next is the separator.

@@ -7,7 +7,11 @@ paper does not publish is ours.
 
 Variants: without suffix no free text at all before the score (fast, the default); ``_subject`` adds the
 words for subject and background; ``_reasons`` adds these and a reason before each of the two high-level
-scores, as published.
+scores, as RealQA does.
+
+``published_form`` and ``published_prose`` are the authors' own layout of Q3 and Q2, for adapters trained
+elsewhere (``whole_text``): served here, never trained. What their answers say of the other attributes has no
+published wording, so it is one free text.
 """
 
 from __future__ import annotations
@@ -29,6 +33,8 @@ SCORE = "score"
 PROSE = "prose"
 
 _SUBJECT_TOKENS, _REASON_TOKENS, _PROSE_TOKENS = 24, 48, 384
+_PUBLISHED_REASON_TOKENS = 128  # theirs have no limit
+_RATE = "Rate the aesthetics and quality of this image"
 _LEVELS = ("high", "middle", "low")
 
 
@@ -58,7 +64,10 @@ class Decimal:
 
 @dataclass(frozen=True)
 class FreeText:
-    """A slot for words, ended by the forced text after it, ``max_tokens`` at most."""
+    """A slot for words, ended by the forced text after it, ``max_tokens`` at most.
+
+    A line break ends it where it begins; other forced text only as a whole, wherever it stands in a line.
+    """
 
     name: str
     max_tokens: int
@@ -95,9 +104,15 @@ class AnswerTemplate:
 
 
 def answer_templates(vocabulary: Vocabulary, scale: ScoreScale) -> dict[str, AnswerTemplate]:
-    """Build every named template for a vocabulary and a score scale, by name."""
+    """Build every template that is trained here, for a vocabulary and a score scale, by name."""
     templates = [*_stage1(vocabulary), *_stage2(vocabulary, scale)]
     return {template.name: template for template in templates}
+
+
+def served_templates(vocabulary: Vocabulary, scale: ScoreScale) -> dict[str, AnswerTemplate]:
+    """Build every template that can be served: ours, and those of adapters trained elsewhere."""
+    published = {template.name: template for template in _published(vocabulary, scale)}
+    return answer_templates(vocabulary, scale) | published
 
 
 def answer_template(name: str, vocabulary: Vocabulary, scale: ScoreScale) -> AnswerTemplate:
@@ -106,7 +121,7 @@ def answer_template(name: str, vocabulary: Vocabulary, scale: ScoreScale) -> Ans
     Raises:
         ConfigurationError: There is no template of that name; the message lists those there are.
     """
-    templates = answer_templates(vocabulary, scale)
+    templates = served_templates(vocabulary, scale)
     if name not in templates:
         raise ConfigurationError(f"no answer template {name!r}; there are: {', '.join(sorted(templates))}")
     return templates[name]
@@ -114,7 +129,7 @@ def answer_template(name: str, vocabulary: Vocabulary, scale: ScoreScale) -> Ans
 
 def templates_sha256(names: Iterable[str], vocabulary: Vocabulary, scale: ScoreScale) -> str:
     """Pin the wording of templates: sha256 over questions and parts, in order of name."""
-    templates = answer_templates(vocabulary, scale)
+    templates = served_templates(vocabulary, scale)
     content = [
         (name, templates[name].instruction, [(type(p).__name__, asdict(p)) for p in templates[name].parts])
         for name in sorted(names)
@@ -149,13 +164,12 @@ def _alone(attribute: Attribute, vocabulary: Vocabulary) -> tuple[Attribute, ...
 
 def _stage2(vocabulary: Vocabulary, scale: ScoreScale) -> list[AnswerTemplate]:
     score = Decimal(SCORE, scale.digits, scale.trimmed)
-    rate = "Rate the aesthetics and quality of this image"
     final: tuple[Part, ...] = (Forced("\nThe final score is <"), score, Forced(">."))
     direct = (Forced("The score of this image is "), score, Forced("."))
     prose = (FreeText(PROSE, _PROSE_TOKENS), *final)
     found = [
-        AnswerTemplate("score_direct", 2, f"{rate}.", direct),
-        AnswerTemplate("score_prose", 2, f"{rate} step by step.", prose),
+        AnswerTemplate("score_direct", 2, f"{_RATE}.", direct),
+        AnswerTemplate("score_prose", 2, f"{_RATE} step by step.", prose),
     ]
     for variant in VARIANTS:
         lines = _attribute_parts(vocabulary.attributes, variant)
@@ -163,11 +177,36 @@ def _stage2(vocabulary: Vocabulary, scale: ScoreScale) -> list[AnswerTemplate]:
             AnswerTemplate(
                 _named("score_form", variant),
                 2,
-                f"{rate} step by step with the regular form.",
+                f"{_RATE} step by step with the regular form.",
                 _joined([*lines, *final]),
             )
         )
     return found
+
+
+def _published(vocabulary: Vocabulary, scale: ScoreScale) -> list[AnswerTemplate]:
+    """Q3 and Q2 as published; unknown is what stands between the second score and the other attributes."""
+    rest: tuple[Part, ...] = (
+        FreeText(PROSE, _PROSE_TOKENS),
+        Forced(" The final score is <"),
+        Decimal(SCORE, scale.digits, scale.trimmed),
+        Forced(">."),
+    )
+    form: list[Part] = []
+    for number, name in ((1, "composition"), (3, "eye_catching")):
+        attribute = vocabulary[name]
+        form += [
+            Forced(f" 1.{number} Reason for {attribute.title}:"),
+            FreeText(f"{name}_reason", _PUBLISHED_REASON_TOKENS),
+            Forced(f", 1.{number + 1} {attribute.title}:"),
+            Choice(name, tuple(f" {value}" for value in attribute.values)),
+        ]
+    # One blank, as published between "1.2" with its score and "1.3".
+    parts = _joined([*form, Forced(" "), *rest])
+    return [
+        AnswerTemplate("published_form", 2, f"{_RATE} step by step with the regular form.", parts),
+        AnswerTemplate("published_prose", 2, f"{_RATE} step by step.", rest),
+    ]
 
 
 def _attribute_parts(attributes: Iterable[Attribute], variant: Variant) -> list[Part]:
@@ -188,7 +227,7 @@ def _attribute_parts(attributes: Iterable[Attribute], variant: Variant) -> list[
 def _joined(parts: list[Part]) -> tuple[Part, ...]:
     first = parts[0]
     if isinstance(first, Forced):
-        parts = [replace(first, text=first.text.lstrip("\n")), *parts[1:]]
+        parts = [replace(first, text=first.text.lstrip()), *parts[1:]]
     return tuple(parts)
 
 

@@ -176,7 +176,9 @@ def chosen_config(name_or_path: str) -> StageConfig:
     if name_or_path in shipped and not path.exists():
         return shipped_config(name_or_path)
     if not path.is_file():
-        raise ConfigurationError(f"there is no configuration {name_or_path}; those here: {', '.join(shipped)}")
+        raise ConfigurationError(
+            f"there is no configuration {name_or_path}; those here: {', '.join(shipped)}"
+        )
     return load_config(path)
 
 

@@ -26,8 +26,10 @@ from training.evaluation import (
     Evaluation,
     LabelAgreement,
     ScoreFigures,
+    ScorePoint,
     TargetEvaluation,
 )
+from training.evaluation_pictures import confusion_matrix, reliability_bins
 from training.figures import (
     Numbers,
     Statistic,
@@ -39,6 +41,8 @@ from training.figures import (
     rmse,
     srcc,
 )
+from training.logistic import logistic_mapped
+from training.mos_correlation import correlate_with_mos
 
 SCORE = "score"
 FEWEST_IMAGES = 3
@@ -77,14 +81,18 @@ def evaluate_predictions(
     targets: list[TargetEvaluation] = []
     coverage: tuple[Coverage, ...] = ()
     decoders: tuple[DecoderEvaluation, ...] = ()
+    points: tuple[ScorePoint, ...] = ()
     rows = [row for row, (said, label) in enumerate(pairs) if None not in (said.score, label.mos)]
     if len(rows) >= FEWEST_IMAGES:
         chosen = [predictions[row] for row in rows]
         true = np.array([to_unit_scale(_known(labels[row].mos), scale) for row in rows])
         score = np.array([_known(said.score) for said in chosen])
         deviation = np.array([_known(said.score_std) for said in chosen])
-        agreement = _agreement(estimates(_agreement_statistics(score, true), sources[rows], seed=seed))
-        targets.append(TargetEvaluation(SCORE, len(rows), _count(sources[rows]), agreement, None, None))
+        targets.append(_score(score, true, sources[rows], seed))
+        points = tuple(
+            ScorePoint(labels[row].image, *numbers)
+            for row, *numbers in zip(rows, true.tolist(), score.tolist(), deviation.tolist(), strict=True)
+        )
         coverage = score_coverage(score, deviation, true, sources[rows], seed=seed)
         read = {decoder: np.array(values)[rows] for decoder, values in (readings or {}).items()}
         decoders = compare_decoders(read, true, sources[rows], seed=seed) if read else ()
@@ -92,7 +100,16 @@ def evaluate_predictions(
         rows = _attribute_rows(attribute, pairs)
         if len(rows) >= FEWEST_IMAGES:
             targets.append(_attribute(attribute, [pairs[row] for row in rows], sources[rows], seed))
-    return Evaluation(len(labels), _count(sources), tuple(targets), coverage, decoders, seed)
+    return Evaluation(
+        images=len(labels),
+        sources=_count(sources),
+        targets=tuple(targets),
+        coverage=coverage,
+        decoders=decoders,
+        seed=seed,
+        mos_correlations=correlate_with_mos(pairs, vocabulary, sources, FEWEST_IMAGES, seed=seed),
+        points=points,
+    )
 
 
 def score_coverage(
@@ -153,6 +170,23 @@ def source_numbers(labels: Sequence[Annotation]) -> NDArray[np.int64]:
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
 
 
+def _score(score: Numbers, true: Numbers, sources: NDArray[np.int64], seed: int) -> TargetEvaluation:
+    statistics = _agreement_statistics(score, true)
+    mapped = logistic_mapped(score, true)
+    if mapped is not None:
+        statistics.append(plcc(mapped, true))
+    figures = estimates(statistics, sources, seed=seed)
+    return TargetEvaluation(
+        target=SCORE,
+        images=len(score),
+        sources=_count(sources),
+        decided=_agreement(figures),
+        expected=None,
+        labels=None,
+        plcc_logistic=figures[3] if mapped is not None else Estimate(None),
+    )
+
+
 def _attribute(
     attribute: Attribute, pairs: Sequence[_Pair], sources: NDArray[np.int64], seed: int
 ) -> TargetEvaluation:
@@ -182,6 +216,10 @@ def _label_agreement(
         majority_accuracy=times / len(pairs),
         ece=None if confidence is None else ece(confidence, right),
         ece_if_calibrated=None if confidence is None else ece_if_calibrated(confidence),
+        confusion=confusion_matrix(
+            attribute.values, [(getattr(label, name), getattr(said, name)) for said, label in pairs]
+        ),
+        reliability=() if confidence is None else reliability_bins(confidence, right),
     )
 
 

@@ -18,6 +18,37 @@ class Agreement:
 
 
 @dataclass(frozen=True, slots=True)
+class ReliabilityBin:
+    """The images whose confidence lies in one bin, open below and closed above.
+
+    Attributes:
+        low, high: Ends of the bin.
+        images: How many; a bin without any is left out.
+        confidence: Their mean confidence.
+        accuracy: The share of them whose decided label is the true one.
+    """
+
+    low: float
+    high: float
+    images: int
+    confidence: float
+    accuracy: float
+
+
+@dataclass(frozen=True, slots=True)
+class ConfusionMatrix:
+    """Which label was decided where which one is true.
+
+    Attributes:
+        labels: Of the vocabulary, in its order.
+        counts: Images; one row a true label, one column a decided one.
+    """
+
+    labels: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class LabelAgreement:
     """How decided labels, not codes, match the true ones.
 
@@ -27,6 +58,8 @@ class LabelAgreement:
         majority_accuracy: What saying it of every image would score.
         ece: Expected calibration error of the confidences (``training.figures.ece``); None without them.
         ece_if_calibrated: The ECE to expect by chance if the confidences were right.
+        confusion: Decided against true labels; None where it was not asked for.
+        reliability: Accuracy by confidence; empty without confidences.
     """
 
     accuracy: Estimate
@@ -34,6 +67,8 @@ class LabelAgreement:
     majority_accuracy: float
     ece: float | None
     ece_if_calibrated: float | None
+    confusion: ConfusionMatrix | None = None
+    reliability: tuple[ReliabilityBin, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +82,9 @@ class TargetEvaluation:
         decided: Of the decided value; the score as its decoder reads it.
         expected: Of the expected code; None for the score, and where predictions carry none.
         labels: None for the score.
+        plcc_logistic: Of the score after VQEG's 4-parameter logistic, without a value where that does not
+            fit (``training.logistic``). The curve is fitted once, to all the images: the interval does not
+            hold what the fit itself owes to chance. None for attributes.
     """
 
     target: str
@@ -55,6 +93,40 @@ class TargetEvaluation:
     decided: Agreement
     expected: Agreement | None
     labels: LabelAgreement | None
+    plcc_logistic: Estimate | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MosCorrelation:
+    """How one predicted number follows the mean opinion score (RealQA, Figure 2).
+
+    Attributes:
+        predicted: ``composite_score`` or an attribute's name.
+        images, sources: That have both.
+        srcc: Of the attribute's expected code, of its decided code where predictions carry no expected one.
+    """
+
+    predicted: str
+    images: int
+    sources: int
+    srcc: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class ScorePoint:
+    """One image in the scatter plot; numbers in points of 0–10.
+
+    Attributes:
+        image: As its annotation names it.
+        mos: Its mean opinion score.
+        score: The predicted one.
+        score_std: Its standard deviation.
+    """
+
+    image: str
+    mos: float
+    score: float
+    score_std: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +180,8 @@ class Evaluation:
         coverage: Of the score's deviation; empty without scores.
         decoders: Ways to read the score; empty where no readings were given.
         seed, resamples: Of the intervals.
+        mos_correlations: Of the composite score and every attribute; empty without ``mos``.
+        points: Of the score; empty without scores.
     """
 
     images: int
@@ -117,6 +191,8 @@ class Evaluation:
     decoders: tuple[DecoderEvaluation, ...]
     seed: int
     resamples: int = RESAMPLES
+    mos_correlations: tuple[MosCorrelation, ...] = ()
+    points: tuple[ScorePoint, ...] = ()
 
     def results(self, dataset: str) -> tuple[EvaluationResult, ...]:
         """The figures that an adapter's manifest holds: correlations of the decided values."""

@@ -66,9 +66,14 @@ def ece(confidence: Numbers, correct: NDArray[np.bool_]) -> float:
         confidence: (n,) probabilities of the decided values.
         correct: (n,) whether they were right; or (draws, n), then the mean over draws.
     """
-    bins = np.clip(np.ceil(confidence * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
+    bins = confidence_bins(confidence)
     gaps = (correct - confidence) @ np.eye(ECE_BINS)[bins]
     return float(np.abs(gaps).sum(-1).mean() / len(confidence))
+
+
+def confidence_bins(confidence: Numbers) -> NDArray[np.int64]:
+    """Number of the bin of every confidence, (n,), 0 to 14: of equal width, open below and closed above."""
+    return np.clip(np.ceil(confidence * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)
 
 
 def ece_if_calibrated(confidence: Numbers) -> float:

@@ -1,4 +1,4 @@
-"""The command ``train``: one stage, from a configuration and labelled images to an adapter."""
+"""The commands ``train``, from labelled images to an adapter, and ``label``, from an adapter to labels."""
 
 from __future__ import annotations
 
@@ -20,6 +20,13 @@ A run that was killed goes on where it was when the same command is given again.
 Exit code 0, or 2 for a wrong configuration or wrong data, with all reasons."""
 
 
+_LABEL = """Let an adapter name the attributes of images that lack them, and write a data set that holds its
+labels beside those that were there: what stage 2 learns from, when the data have opinion scores only. The
+images stay where they are. A run that was killed goes on when the same command is given again.
+
+Exit code 0, or 2 for a wrong adapter, wrong data or images that cannot be read, all of them named."""
+
+
 def add_train(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
     """Add the command ``train``."""
     train = add_parser(
@@ -31,11 +38,13 @@ def add_train(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
     train.set_defaults(handler=_train)
     train.add_argument("config", metavar="CONFIG", help="YAML file, or the name of one that ships here")
     train.add_argument(
-        "data", type=Path, metavar="DATA", help="folder with annotations.jsonl and images, or such a file"
+        "data",
+        type=Path,
+        nargs="+",
+        metavar="DATA",
+        help="folders with annotations and images, or such files; their split train is used",
     )
-    train.add_argument(
-        "--output", type=Path, required=True, metavar="DIR", help="the adapter's folder; new"
-    )
+    train.add_argument("--output", type=Path, required=True, metavar="DIR", help="the adapter's folder; new")
     train.add_argument(
         "--base-model",
         default="embedded",
@@ -59,8 +68,7 @@ def _train(options: argparse.Namespace) -> int:
     problems = []
     if options.output.exists():
         problems.append(f"--output: {options.output} exists already")
-    if not options.data.exists():
-        problems.append(f"DATA: there is no {options.data}")
+    problems += [f"DATA: there is no {data}" for data in options.data if not data.exists()]
     if problems:
         raise ConfigurationError(problems)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported, which is here
@@ -79,4 +87,50 @@ def _train(options: argparse.Namespace) -> int:
     )
     if run_training(settings):
         print(f"adapter in {options.output}")
+    return 0
+
+
+def add_label(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
+    """Add the command ``label``."""
+    label = add_parser(
+        "label",
+        help="let an adapter name the attributes of a data set that lacks them",
+        description=_LABEL,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    label.set_defaults(handler=_label)
+    label.add_argument("adapter", type=Path, metavar="ADAPTER", help="directory of the adapter")
+    label.add_argument(
+        "data", type=Path, metavar="DATA", help="folder with annotations and images, or such a file"
+    )
+    label.add_argument("output", type=Path, metavar="DEST", help="folder of the labelled data set; new")
+    label.add_argument(
+        "--base-model", metavar="NAME", help="name or path of the base model (default: as the adapter says)"
+    )
+    label.add_argument("--template", metavar="NAME", help="answer template (default: the adapter's)")
+    label.add_argument(
+        "--mos-range",
+        nargs=2,
+        type=float,
+        metavar=("LOW", "HIGH"),
+        help="range of mos, where no dataset.json beside the annotations says it",
+    )
+    label.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: %(default)s)")
+
+
+def _label(options: argparse.Namespace) -> int:
+    if options.mos_range is not None and not options.mos_range[0] < options.mos_range[1]:
+        raise ConfigurationError("--mos-range: LOW is not below HIGH")
+    from training.labelling import LabelSettings, label_dataset
+
+    settings = LabelSettings(
+        adapter=options.adapter,
+        data=options.data,
+        output=options.output,
+        base_model=options.base_model,
+        template=options.template,
+        mos_range=options.mos_range and tuple(options.mos_range),
+        device=options.device,
+    )
+    print(f"{label_dataset(settings):,} images labelled in {options.output}")
     return 0

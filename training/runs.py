@@ -9,16 +9,20 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from model.adapters import save_adapter
 from model.backbone import resolve_base
+from schemas.annotations import Annotation
 from schemas.errors import ConfigurationError
-from training.annotation_files import read_annotations
+from training.annotation_files import image_file, read_annotations
 from training.config import StageConfig
 from training.data import LabelledImages
+from training.dataset_file import read_facts
 from training.loop import Trained
+from training.score_ranges import rescaled
 from training.stages import AdapterWords, adapter_manifest, fingerprint, train_stage
 from training.text_files import replace_text
 
@@ -32,7 +36,8 @@ class RunSettings:
 
     Attributes:
         config: The stage.
-        data: Folder with ``annotations.jsonl`` and images, or such a file; its ``train`` part is used.
+        data: Folders with annotations and images, or such files; their ``train`` parts are used. Where a
+            ``dataset.json`` says another range of mos than the configuration, mos is mapped to that.
         output: The adapter's folder; must not be there yet.
         base_model: Name or path of the base.
         name: Of the adapter, as rows name it.
@@ -42,7 +47,7 @@ class RunSettings:
     """
 
     config: StageConfig
-    data: Path
+    data: Sequence[Path]
     output: Path
     base_model: str
     name: str
@@ -71,9 +76,7 @@ def run_training(settings: RunSettings) -> bool:
     if settings.output.exists():
         raise ConfigurationError(f"{settings.output} exists already; an adapter is never changed in place")
     base = resolve_base(settings.base_model)
-    annotations = read_annotations(settings.data, "train")
-    folder = settings.data if settings.data.is_dir() else settings.data.parent
-    images = LabelledImages.of_folder(folder, annotations, settings.config.image)
+    images, labelled_by = _images(settings)
     work = unfinished_folder(settings.output)
     _claim(work, fingerprint(settings.config, images), first=_is_first())
     model, trained = train_stage(
@@ -82,10 +85,36 @@ def run_training(settings: RunSettings) -> bool:
     first = _is_first()
     if first:
         words = AdapterWords(settings.name, settings.description, settings.base_model, settings.synthetic)
-        save_adapter(settings.output, model, None, adapter_manifest(settings.config, base, images, words))
+        manifest = adapter_manifest(settings.config, base, images, words, labelled_by=labelled_by)
+        save_adapter(settings.output, model, None, manifest)
         replace_text(settings.output / SUMMARY_NAME, summary(settings, len(images), trained))
         shutil.rmtree(work)
     return first
+
+
+def _images(settings: RunSettings) -> tuple[LabelledImages, str | None]:
+    """The images of all data sets, their mos in the configuration's range; and who labelled them."""
+    score = settings.config.score
+    found: list[Annotation] = []
+    problems: list[str] = []
+    labelled_by: set[str | None] = set()
+    for data in settings.data:
+        try:
+            annotations = read_annotations(data, "train")
+            facts = read_facts(data)
+        except ConfigurationError as error:
+            problems += error.reasons
+            continue
+        native = facts.native if facts else (score.native_low, score.native_high)
+        labelled_by |= {facts.labelled_by} - {None} if facts else set()
+        for annotation in annotations:
+            placed = annotation.model_copy(update={"image": str(image_file(data, annotation).resolve())})
+            found.append(rescaled(placed, native, (score.native_low, score.native_high)))
+    if len(labelled_by) > 1:
+        problems.append("the data sets were labelled by different adapters; label them by one")
+    if problems:
+        raise ConfigurationError(problems)
+    return LabelledImages.of_folder(Path(), found, settings.config.image), next(iter(labelled_by), None)
 
 
 def summary(settings: RunSettings, images: int, trained: Trained) -> str:
@@ -93,7 +122,7 @@ def summary(settings: RunSettings, images: int, trained: Trained) -> str:
     content = {
         "name": settings.name,
         "base_model": settings.base_model,
-        "data": str(settings.data),
+        "data": [str(path) for path in settings.data],
         "images": images,
         "config": settings.config.model_dump(mode="json"),
         "steps": settings.config.optimiser_steps(images),

@@ -147,6 +147,8 @@ def adapter_manifest(
     images: LabelledImages,
     words: AdapterWords,
     evaluation: Sequence[EvaluationResult] = (),
+    *,
+    labelled_by: str | None = None,
 ) -> AdapterManifest:
     """Everything serving must do as this stage did; ``files`` is filled in when the adapter is saved."""
     if config.stage == "base":
@@ -166,6 +168,7 @@ def adapter_manifest(
         image=config.image.model_copy(update={"image_decoder": IMAGE_DECODER}),
         training=Training(
             stage=config.stage,
+            labelled_by=labelled_by,
             vision=config.vision,
             fingerprint=fingerprint(config, images),
             synthetic=words.synthetic,

@@ -26,6 +26,7 @@ from model.templates import (
     FreeText,
     answer_template,
     answer_templates,
+    served_templates,
     templates_sha256,
 )
 from model.tokens import IM_END, IMAGE_PAD, TextEncoder
@@ -200,17 +201,68 @@ def test_what_cannot_be_told_apart_is_refused() -> None:
         compile_whole_text(AnswerTemplate("t", 1, "?", free), encoder, 0)
 
 
-def test_free_text_must_be_ended_by_a_line_break() -> None:
-    """The authors' ", 1.2 Composition Score:" would cut every reason at its first comma."""
-    parts = (
-        Forced("Reason:"),
-        FreeText("composition_reason", 9),
-        Forced(", 1.2 Score:"),
-        Choice("a", (" x", " y")),
-    )
-    for compile_one in (compile_segments, compile_whole_text):
-        with pytest.raises(TemplateError, match="line break"):
-            compile_one(AnswerTemplate("authors", 2, "?", parts), small_encoder(), 0)
+PUBLISHED = ("published_form", "published_prose")
+REASON = "A dog, two cats (one cut off), 1.2 m tall"
+
+
+def test_free_text_is_not_ended_by_what_stands_in_any_sentence() -> None:
+    for separator in (", ", ". 1.2", " and "):
+        parts = (Forced("Reason:"), FreeText("a_reason", 9), Forced(separator), Choice("a", (" x", " y")))
+        for compile_one in (compile_segments, compile_whole_text):
+            with pytest.raises(TemplateError, match="too short"):
+                compile_one(AnswerTemplate("authors", 2, "?", parts), small_encoder(), 0)
+
+
+@pytest.mark.parametrize("tokenisation", ["segments", "whole_text"])
+def test_a_reason_ends_at_the_whole_separator_and_not_at_its_first_comma(
+    tokenisation: Any, encoder: TextEncoder
+) -> None:
+    template = answer_template("published_form", VOCABULARY, ScoreScale(trimmed=True))
+    slot = compile_template(template, encoder, 0, tokenisation).slot("composition_reason")
+    assert isinstance(slot, FreeTextSlot)
+    assert slot.ending is not None
+    assert not slot.stops
+    for gap in ("", " ", "\n"):
+        head, tail = encoder.encode(REASON), encoder.encode(f"{gap}, 1.2 Composition Score:")
+        ids = [*head, *tail]
+        assert slot.ending.kept(ids) == len(head)
+        assert all(slot.ending.kept(ids[:length]) is None for length in range(len(ids)))
+        assert slot.ending.kept([*ids, *encoder.encode(" 7")]) == len(head)
+    merged = encoder.encode(f"({REASON} (behind), 1.2 Composition Score:")
+    kept = slot.ending.kept(merged)
+    assert kept is not None
+    assert encoder.decode(merged[:kept]) in (f"({REASON} (behind", f"({REASON} (behind)")
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_programs_give_the_tokens_of_the_published_text(name: str) -> None:
+    """The three lines of realqa.md's Q2 and Q3, as whole texts by the real tokeniser."""
+    encoder = qwen_encoder()
+    template = answer_template(name, VOCABULARY, ScoreScale(trimmed=True))
+    program = compile_template(template, encoder, encoder.special(IM_END), "whole_text")
+    words = {
+        "composition_reason": f" {REASON}",
+        "eye_catching_reason": " Bright colours",
+        "prose": "2.1 Subject: bed.",
+    }
+    free = {name: encoder.encode(text) for name, text in words.items()}
+    answers = {
+        "published_form": f"1.1 Reason for Composition Score: {REASON}, 1.2 Composition Score: 10 "
+        "1.3 Reason for Eye-Catching Score: Bright colours, 1.4 Eye-Catching Score: 1 2.1 Subject: bed. "
+        "The final score is <6.5>.",
+        "published_prose": "2.1 Subject: bed. The final score is <6.5>.",
+    }
+    values = {"composition": "10", "eye_catching": "1", "score": "6.5"}
+    ids = program.answer_ids(values, free)
+    assert tuple(ids[:-1]) == encoder.encode(answers[name])
+    assert program.allowed_after(ids[:-1]) == (encoder.special(IM_END),)
+    assert template.instruction.startswith("Rate the aesthetics and quality of this image step by step")
+
+
+def test_published_templates_are_served_and_not_trained() -> None:
+    assert not set(PUBLISHED) & set(TEMPLATES)
+    assert set(PUBLISHED) | set(TEMPLATES) == set(served_templates(VOCABULARY, ScoreScale()))
+    assert templates_sha256(PUBLISHED, VOCABULARY, ScoreScale())
 
 
 @pytest.mark.parametrize("compile_one", [compile_segments, compile_whole_text])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import pytest
@@ -229,6 +230,72 @@ def test_free_text_is_the_greedy_continuation_up_to_its_separator() -> None:
             assert best[: len(written)] == written
             assert len(written) == step.slot.max_tokens or best[len(written)] in step.slot.stops
             assert not set(written) & (step.slot.stops | step.slot.banned)
+
+
+class Scripted(SlotDecoder):
+    """Writes given words, one list of ids a row, and everything else as the model does."""
+
+    scripts: Mapping[str, Sequence[Sequence[int]]]
+    script: Sequence[Sequence[int]] | None = None
+    place = 0
+
+    def _write_text(self, rows, slot, logits):
+        self.script, self.place = self.scripts[slot.name], 0
+        decision = super()._write_text(rows, slot, self._scripted(logits))
+        self.script = None
+        return decision
+
+    def _feed_pending(self, rows):
+        logits = super()._feed_pending(rows)
+        return logits if self.script is None else self._scripted(logits)
+
+    def _scripted(self, logits: torch.Tensor) -> torch.Tensor:
+        assert self.script is not None
+        for row, ids in enumerate(self.script):
+            logits[row, ids[self.place % len(ids)]] = 1e9
+        self.place += 1
+        return logits
+
+
+def test_words_that_end_a_text_are_forgotten_and_forced_again() -> None:
+    """Rows that end early, late, at once and never: what follows is decided as if none had been written."""
+    made = setup(
+        "published_form", instruction="after_image", tokenisation="whole_text", scale=ScoreScale(trimmed=True)
+    )
+    images = random_images(GRIDS, contexts=contexts(made))
+    encode = made.encoder.encode
+    words = (" Sky, sea, 1.2 m of sand", " A dog", "", " x", " (far away)")
+    wanted = {"composition_reason": words, "eye_catching_reason": words[::-1], "prose": words}
+    endings = {
+        "composition_reason": ", 1.2 Composition Score:",
+        "eye_catching_reason": ", 1.4 Eye-Catching Score:",
+        "prose": "\nThe final score is <",
+    }
+    decoder = Scripted(made.model, made.prompt, made.program)
+    decoder.scripts = {
+        name: [encode(text if text == " x" else text + endings[name]) for text in texts]
+        for name, texts in wanted.items()
+    }
+    decisions = decoder.decode(images)
+    for row in range(len(GRIDS)):
+        written = written_ids(made.program, decisions, row)
+        for name, texts in wanted.items():
+            slot = made.program.slot(name)
+            assert isinstance(slot, FreeTextSlot)
+            forever = encode(" x") * slot.max_tokens
+            assert tuple(written[name]) == (
+                forever[: slot.max_tokens] if texts[row] == " x" else encode(texts[row])
+            )
+        ids = answer(made.program, decisions, row)
+        for index, (step, decision) in enumerate(zip(made.program.steps, decisions.slots, strict=True)):
+            start = position_of(made.program, decisions, row, index)
+            if isinstance(step.slot, ChoiceSlot) and isinstance(decision, ChoiceDecision):
+                expected = trie_by_forward_passes(made, images, row, ids[:start], step.slot)
+                torch.testing.assert_close(
+                    decision.probabilities[row].log(), expected, rtol=0, atol=TOLERANCE
+                )
+            elif isinstance(step.slot, DecimalSlot) and isinstance(decision, DecimalDecision):
+                check_decimal(made, images, row, ids[:start], step.slot, decision)
 
 
 def test_every_slot_takes_one_pass_and_the_third_digit_one_more() -> None:

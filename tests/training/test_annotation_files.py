@@ -2,11 +2,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from schemas.annotations import Annotation
 from schemas.errors import ConfigurationError
-from training.annotation_files import ANNOTATIONS_NAME, image_file, read_annotations, write_annotations
+from training.annotation_files import (
+    ANNOTATIONS_NAME,
+    PARQUET_NAME,
+    image_file,
+    read_annotations,
+    write_annotations,
+)
 from training.text_files import replace_text
 
 FULL = Annotation(
@@ -114,3 +122,55 @@ def test_no_file_and_no_annotation_are_errors(tmp_path: Path) -> None:
     folder = folder_with(tmp_path, "b.jpg")
     write_annotations(folder, [PLAIN])
     assert "no annotation of split 'validation'" in reasons(folder, "validation")[0]
+
+
+def write_parquet(folder: Path, columns: dict[str, list[object]]) -> Path:
+    file = folder / PARQUET_NAME
+    pq.write_table(pa.table(columns), file)
+    return file
+
+
+def test_a_parquet_table_reads_as_its_lines_do(tmp_path: Path) -> None:
+    lines, table = tmp_path / "lines", tmp_path / "table"
+    for folder in (lines, table):
+        folder.mkdir()
+        folder_with(folder, "sub/ä.jpg", "b.jpg")
+    write_annotations(lines, [FULL, PLAIN])
+    records = [annotation.model_dump() for annotation in (FULL, PLAIN)]
+    write_parquet(table, {name: [record[name] for record in records] for name in records[0]})
+    assert read_annotations(table) == read_annotations(table / PARQUET_NAME) == read_annotations(lines)
+    assert read_annotations(table, "test") == [FULL]
+    assert image_file(table, PLAIN) == table / "b.jpg"
+
+
+def test_numbers_that_pandas_made_floats_are_still_integers(tmp_path: Path) -> None:
+    folder_with(tmp_path, "a.jpg", "b.jpg")
+    write_parquet(tmp_path, {"image": ["a.jpg", "b.jpg"], "composition": [7.0, None]})
+    assert [annotation.composition for annotation in read_annotations(tmp_path)] == [7, None]
+
+
+def test_bad_rows_of_a_parquet_table_are_named(tmp_path: Path) -> None:
+    folder_with(tmp_path, "a.jpg", "b.jpg")
+    columns = {"image": ["a.jpg", "b.jpg", "a.jpg", None], "mos": [1.0, float("nan"), 2.0, 3.0]}
+    write_parquet(tmp_path, columns)
+    expected = [(2, "mos: "), (3, "a.jpg was annotated in row 1 already"), (4, "image: Field required")]
+    found = reasons(tmp_path)
+    assert len(found) == len(expected)
+    for reason, (number, part) in zip(found, expected, strict=True):
+        assert f"{PARQUET_NAME}, row {number}: {part}" in reason
+
+
+def test_a_parquet_table_with_other_columns_is_an_error_before_any_row(tmp_path: Path) -> None:
+    write_parquet(tmp_path, {"colour": ["red"] * 3})
+    file = tmp_path / PARQUET_NAME
+    assert reasons(tmp_path) == (
+        f"{file}: column 'colour' is no field of an annotation",
+        f"{file}: there is no column 'image'",
+    )
+
+
+def test_what_is_no_parquet_and_two_files_in_one_folder_are_errors(tmp_path: Path) -> None:
+    (tmp_path / PARQUET_NAME).write_bytes(b"PAR1 it is not")
+    assert str(tmp_path / PARQUET_NAME) in reasons(tmp_path)[0]
+    write_annotations(tmp_path, [PLAIN])
+    assert "holds both" in reasons(tmp_path)[0]

@@ -13,7 +13,18 @@ def _python(code: str) -> str:
     return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
 
 
-COMMANDS = ("demo", "demo-data", "evaluate", "ladders", "ladder-picture", "photographs")
+COMMANDS = (
+    "demo",
+    "train",
+    "label",
+    "import",
+    "validate",
+    "demo-data",
+    "evaluate",
+    "ladders",
+    "ladder-picture",
+    "photographs",
+)
 
 
 @pytest.mark.parametrize("arguments", [["--help"], *([command, "--help"] for command in COMMANDS)])

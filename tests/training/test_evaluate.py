@@ -10,7 +10,7 @@ from schemas.annotations import Annotation
 from schemas.attributes import VOCABULARY
 from schemas.manifest import ScoreScale
 from schemas.records import Prediction
-from training.bootstrap import estimates
+from training.bootstrap import Estimate, estimates
 from training.evaluate import compare_decoders, evaluate_predictions, score_coverage, source_numbers
 from training.evaluation import TargetEvaluation
 from training.figures import mean, srcc
@@ -180,6 +180,32 @@ def test_an_image_without_a_source_stands_for_itself() -> None:
         Annotation(image="d.jpg"),
     ]
     assert source_numbers(notes).tolist() == [0, 1, 0, 2]
+
+
+def test_the_scores_correlation_after_the_logistic_is_beside_the_raw_one() -> None:
+    rng = np.random.default_rng(4)
+    score = rng.uniform(0, 10, size=50)
+    mos = 1 + 4 / (1 + np.exp(-(score - 5)))
+    said = [Prediction(score=float(value), score_std=1.0) for value in score]
+    notes = [Annotation(image=f"{row}.jpg", mos=float(value)) for row, value in enumerate(mos)]
+    found = evaluate_predictions(said, notes, VOCABULARY, NATIVE).targets[0]
+    assert found.decided.plcc.value is not None
+    assert found.decided.plcc.value < 0.98
+    assert found.plcc_logistic is not None
+    assert found.plcc_logistic.value == pytest.approx(1, abs=1e-6)
+    falling = [replace(one, score=10 - (one.score or 0)) for one in said]
+    assert evaluate_predictions(falling, notes, VOCABULARY, NATIVE).targets[0].plcc_logistic == Estimate(None)
+
+
+def test_attributes_have_pictures_and_follow_mos_even_without_labels_of_their_own() -> None:
+    notes = [Annotation(image=note.image, mos=note.mos) for note in labels()]
+    found = evaluate_predictions(perfect(), notes, VOCABULARY, NATIVE)
+    assert [one.predicted for one in found.mos_correlations] == ["composition", "exposure"]
+    assert [(p.image, p.mos, p.score) for p in found.points][:2] == [("0.jpg", 0, 0), ("1.jpg", 2.5, 2.5)]
+    exposure = target(perfect(), "exposure").labels
+    assert exposure is not None
+    assert exposure.confusion is not None
+    assert [row[index] for index, row in enumerate(exposure.confusion.counts)] == [1, 1, 0, 1, 3]
 
 
 def test_targets_with_fewer_than_three_labels_are_left_out() -> None:

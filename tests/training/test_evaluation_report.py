@@ -16,6 +16,7 @@ from tests.model.artefact import Artefact, write_artefact
 from tests.odd_files import encoded, picture
 from training.__main__ import main
 from training.annotation_files import write_annotations
+from training.dataset_file import DatasetFacts, write_facts
 from training.evaluate import evaluate_predictions
 from training.scoring import score_images
 
@@ -58,8 +59,8 @@ def notes() -> list[Annotation]:
     ]
 
 
-def run(artefact: Artefact, data: Path, *options: str) -> int:
-    return main(["evaluate", str(artefact.adapter), str(data), "--device", "cpu", *options])
+def run(artefact: Artefact, data: Path | str, *options: str) -> int:
+    return main(["evaluate", "--device", "cpu", str(artefact.adapter), str(data), *options])
 
 
 def test_images_are_scored_as_serving_scores_them(scorer: Scorer, data: Path) -> None:
@@ -93,6 +94,57 @@ def test_the_command_prints_and_writes_what_was_measured(
     assert score["decided"]["srcc"]["value"] == pytest.approx(expected.targets[0].decided.srcc.value)
     assert exposure["labels"]["majority_label"] == "overexposed"
     assert [one["decoder"] for one in written["evaluation"]["decoders"]] == list(DECODERS)
+    assert score["plcc_logistic"] is not None
+    assert exposure["labels"]["confusion"]["labels"] == list(VOCABULARY["exposure"].values)
+    assert [point["image"] for point in written["evaluation"]["points"]] == [n.image for n in notes()]
+    assert written["failures"] == []
+    assert f"could not be read: 0 of {COUNT}" in said
+
+
+def test_the_command_writes_one_page_with_tables_and_plots(
+    artefact: Artefact, data: Path, tmp_path: Path
+) -> None:
+    assert run(artefact, data, "--html", str(tmp_path / "page.html")) == 0
+    page = (tmp_path / "page.html").read_text()
+    for name in ("Predicted score against mos", "Confusion matrix of exposure", "Reliability diagram of"):
+        assert f'aria-label="{name}' in page
+    assert "<script" not in page
+
+
+def test_several_data_sets_give_a_row_each_with_ranges_of_their_own(
+    artefact: Artefact, data: Path, tmp_path: Path, capsys
+) -> None:
+    wide = [note.model_copy(update={"image": str(data / note.image)}) for note in notes()]
+    write_annotations(tmp_path, [note.model_copy(update={"mos": (note.mos or 0) * 10}) for note in wide])
+    file, ranges = tmp_path / "out.json", ["--mos-range", "0", "10", "--mos-range", "0", "100"]
+    assert run(artefact, data, str(tmp_path), *ranges, "--json", str(file)) == 0
+    narrow_row, wide_row = capsys.readouterr().out.split("\n\n")[0].splitlines()[2:]
+    assert narrow_row.startswith(f"| {data} | {COUNT} | {COUNT} | 0 |")
+    assert wide_row.split("|")[3:] == narrow_row.split("|")[3:]
+    assert [one["mos_high"] for one in json.loads(file.read_text())] == [10, 100]
+    assert run(artefact, data, data.name, "third", *ranges) == 2
+    assert "--mos-range: given 2 times for 3 data sets" in capsys.readouterr().err
+
+
+def test_the_range_is_as_the_data_set_says_unless_told_otherwise(
+    artefact: Artefact, data: Path, tmp_path: Path
+) -> None:
+    wide = [note.model_copy(update={"image": str(data / note.image)}) for note in notes()]
+    write_annotations(tmp_path, wide)
+    write_facts(tmp_path, DatasetFacts(name="toy", layout="own", native_low=-5, native_high=50))
+    file = tmp_path / "out.json"
+    for options, high in (([], 50), (["--mos-range", "0", "20"], 20)):
+        assert run(artefact, tmp_path, "--json", str(file), *options) == 0
+        assert json.loads(file.read_text())["mos_high"] == high
+
+
+def test_everything_wrong_with_several_data_sets_is_said_at_once(
+    artefact: Artefact, tmp_path: Path, capsys
+) -> None:
+    assert run(artefact, str(tmp_path / "one"), str(tmp_path / "two")) == 2
+    said = capsys.readouterr().err
+    assert str(tmp_path / "one") in said
+    assert str(tmp_path / "two") in said
 
 
 def test_contexts_limit_template_and_range_are_as_asked(
@@ -151,6 +203,36 @@ def test_images_that_cannot_be_read_are_all_named_and_none_is_left_out(
     assert not (tmp_path / "out.json").exists()
 
 
+def test_allowed_failures_are_counted_and_left_out_of_every_figure(
+    artefact: Artefact, data: Path, tmp_path: Path, capsys
+) -> None:
+    for index, note in enumerate(notes()):
+        broken = b"no image"
+        (tmp_path / note.image).write_bytes(broken if index in (1, 5) else (data / note.image).read_bytes())
+    write_annotations(tmp_path, notes())
+    file, whole = tmp_path / "out.json", tmp_path / "whole.json"
+    assert run(artefact, tmp_path, "--allow-failures", "--json", str(file)) == 0
+    assert (
+        f"Images that could not be read: 2 of {COUNT}, left out of every figure: " in capsys.readouterr().out
+    )
+    written = json.loads(file.read_text())
+    assert [Path(one["image"]).name for one in written["failures"]] == ["1.png", "5.png"]
+    assert written["evaluation"]["images"] == COUNT - 2
+    assert run(artefact, data, "--json", str(whole)) == 0
+    points = {one["image"]: one for one in json.loads(whole.read_text())["evaluation"]["points"]}
+    for one in written["evaluation"]["points"]:
+        # Other neighbours in the batch: equal but for rounding.
+        assert one == pytest.approx(points[one["image"]], abs=1e-4)
+
+
+def test_failures_are_never_allowed_to_be_all_there_is(artefact: Artefact, tmp_path: Path, capsys) -> None:
+    for note in notes():
+        (tmp_path / note.image).write_bytes(b"no image")
+    write_annotations(tmp_path, notes())
+    assert run(artefact, tmp_path, "--allow-failures") == 2
+    assert capsys.readouterr().err.count("error: ") == COUNT
+
+
 def test_everything_wrong_with_adapter_and_data_is_said_at_once(
     artefact: Artefact, data: Path, tmp_path: Path, capsys
 ) -> None:
@@ -167,24 +249,36 @@ def test_labels_that_no_answer_can_be_compared_with_are_refused_before_scoring(
     artefact: Artefact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     monkeypatch.setattr(Scorer, "load", None)
-    plain = [Annotation(image=note.image, split="test", mos=note.mos) for note in notes()]
+    plain = [Annotation(image=note.image, split="test", exposure=note.exposure) for note in notes()]
     for note in plain:
         (tmp_path / note.image).touch()
     write_annotations(tmp_path, plain)
-    assert run(artefact, tmp_path, "--template", "mix") == 2
-    assert "no label that template 'mix' answers" in capsys.readouterr().err
+    assert run(artefact, tmp_path, "--template", "score_direct") == 2
+    assert "neither mos nor any label that template 'score_direct' answers" in capsys.readouterr().err
+
+
+def test_opinions_alone_are_enough_for_a_template_without_score(
+    artefact: Artefact, data: Path, tmp_path: Path, capsys
+) -> None:
+    plain = [Annotation(image=str(data / note.image), split="test", mos=note.mos) for note in notes()]
+    write_annotations(tmp_path, plain)
+    assert run(artefact, tmp_path, "--template", "mix", "--json", str(tmp_path / "out.json")) == 0
+    assert f"| image_clarity | {COUNT} | {COUNT} | " in capsys.readouterr().out
+    written = json.loads((tmp_path / "out.json").read_text())["evaluation"]
+    assert len(written["mos_correlations"]) == 9
+    assert (written["targets"], written["points"]) == ([], [])
 
 
 def test_the_word_embedded_names_the_model_that_ships_here(
     data: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
     from model.backbone import EMBEDDED_ADAPTER
-    from training import evaluation_report
+    from training import evaluation_run
 
-    def refuse(settings: evaluation_report.EvaluationSettings) -> None:
+    def refuse(settings: evaluation_run.EvaluationSettings) -> None:
         raise ConfigurationError(f"asked for {settings.adapter}")
 
-    monkeypatch.setattr(evaluation_report, "run_evaluation", refuse)
+    monkeypatch.setattr(evaluation_run, "run_evaluations", refuse)
     assert main(["evaluate", "embedded", str(data)]) == 2
     assert f"asked for {EMBEDDED_ADAPTER}" in capsys.readouterr().err
 

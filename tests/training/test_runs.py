@@ -53,7 +53,7 @@ def data(tmp_path_factory) -> Path:
 
 def _settings(base: Path, data: Path, output: Path, **changes: object) -> RunSettings:
     values: dict[str, object] = {"config": CONFIG, "base_model": str(base), "name": "toy", "synthetic": True}
-    return RunSettings(data=data, output=output, **{**values, **changes})  # type: ignore[arg-type]
+    return RunSettings(data=[data], output=output, **{**values, **changes})  # type: ignore[arg-type]
 
 
 def _run_until(settings: RunSettings, kill_at: int, inside_a_checkpoint: bool) -> None:
