@@ -24,8 +24,7 @@ from training.demo.commands import (
 from training.exchange_commands import add_export, add_probe, add_wrap
 from training.run_command import add_label, add_train
 
-_DEMO = """Train a small model like the one that ships with this package, on two CPU cores in about 50 minutes
-(an estimate; the one that ships was made by an earlier recipe):
+_DEMO = """Train a small model like the one that ships with this package, on two CPU cores in under an hour:
 pictures, tokeniser, eyes (the vision tower), base, stage 1 (attributes), stage 2 (score), evaluation on
 photographs that training never saw.
 Labels are synthetic: they say what was done to a photograph, and nothing about human taste."""

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import sys
+import threading
+import time
 from collections.abc import Sequence
 from itertools import islice
+from multiprocessing.connection import Connection
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -76,3 +82,37 @@ def test_zones_are_shrunk_to_the_visual_tokens_row_by_row() -> None:
     assert (seen[1, :, 1] == 0).all()
     assert (seen[:, 2:, 2] == 255).all()
     assert (seen[:, :2, 2] == 0).all()
+
+
+def _take_one_and_wait(material: Material, report: Connection) -> None:
+    running = lessons(material, RULE, 100_000, seed=5, processes=2)
+    next(running)
+    report.send([child.pid for child in multiprocessing.active_children()])
+    threading.Event().wait()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_workers_end_when_their_parent_is_killed(material) -> None:
+    ours, theirs = multiprocessing.Pipe(duplex=False)
+    context = multiprocessing.get_context("spawn")
+    parent = context.Process(target=_take_one_and_wait, args=(material, theirs))
+    parent.start()
+    workers = ours.recv()
+    assert len(workers) == 2
+    parent.kill()
+    parent.join()
+    for worker in workers:
+        for _ in range(600):
+            if not _runs(worker):
+                break
+            time.sleep(0.1)
+        assert not _runs(worker)
+
+
+def _runs(process: int) -> bool:
+    """Zombies do not: whoever inherits them may never ask."""
+    try:
+        stat = Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"

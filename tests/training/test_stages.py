@@ -12,6 +12,7 @@ from model.backbone import base_identity, load_base, load_tokenizer
 from model.scorer import Scorer
 from model.tokens import IMAGE_PAD, TextEncoder
 from schemas.errors import ConfigurationError
+from tests.model.shapes import meta_model
 from tests.model.tiny import tiny_model
 from tests.training.pictures import toy_picture
 from tests.training.toy import png, toy_annotations, toy_base, toy_config, toy_files, toy_images
@@ -50,6 +51,18 @@ def test_lora_goes_on_all_linears_of_language_model_and_vision_blocks_and_nowher
     assert sorted(lora_targets(model)) == sorted(language + vision)
     assert sorted(lora_targets(model, "frozen")) == sorted(language)
     assert sorted(lora_targets(model, "full")) == sorted(language)
+
+
+@pytest.mark.parametrize(("size", "billions"), [("2B", 2.209), ("7B", 8.291)])
+def test_lora_at_the_published_sizes_goes_on_196_linears_of_the_language_model_and_128_of_the_vision_blocks(
+    size: str, billions: float
+) -> None:
+    model = meta_model(size)
+    assert sum(weight.numel() for weight in model.parameters()) / 1e9 == pytest.approx(billions, abs=1e-3)
+    targets = lora_targets(model)
+    vision = [name for name in targets if name.startswith("model.visual.blocks.")]
+    assert (len(targets), len(vision)) == (28 * 7 + 32 * 4, 32 * 4) == (324, 128)
+    assert len(lora_targets(model, "frozen")) == 196
 
 
 @pytest.mark.parametrize("vision", ["lora", "frozen", "full"])

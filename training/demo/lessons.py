@@ -7,6 +7,8 @@ would fill a disk to read every file once.
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -124,7 +126,16 @@ _workshop: _Workshop | None = None
 
 def _open(material: Material, rule: ImageRule, seed: int) -> None:
     global _workshop
+    # A worker whose parent was killed would wait for work for ever: its siblings keep the queue open.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _workshop = _Workshop(material, rule, seed)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # a worker has one
+    parent.join()
+    os._exit(1)
 
 
 def _make(part: Sequence[tuple[int, int]]) -> list[Lesson]:
