@@ -147,7 +147,30 @@ def train(
     """
     # Activations of tiny models underflow to denormal numbers, which a CPU computes four times slower.
     torch.set_flush_denormal(True)
-    steps = len(dataset) // config.batch_size
+    arguments = _arguments(config, work, len(dataset), keep_checkpoints=keep_checkpoints, device=device)
+    trainer = AnswerTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=dataset,
+        data_collator=collator,
+        optimizers=(build_optimiser(model, config), None),
+        callbacks=[_Progress(config.stage, config.batch_size)],
+    )
+    # It prints dictionaries; ours says the same in words.
+    trainer.remove_callback(PrinterCallback)
+    last = last_checkpoint(work) if keep_checkpoints else None
+    if last is not None:
+        _LOG.info("%s: goes on from step %d", config.stage, _step_of(last))
+    started = time.monotonic()
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    losses = [(line["step"], line["loss"]) for line in trainer.state.log_history if "loss" in line]
+    return Trained(tuple(losses), _step_of(last) if last else 0, time.monotonic() - started)
+
+
+def _arguments(
+    config: StageConfig, work: Path, conversations: int, *, keep_checkpoints: bool, device: str
+) -> TrainingArguments:
+    steps = conversations // config.batch_size
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     share = config.batch_size // processes
     micro = min(config.micro_batch_size or share, share)
@@ -156,7 +179,7 @@ def train(
             f"batch_size {config.batch_size} is not {processes} processes times a multiple of {micro}"
         )
     use_cpu = device == "cpu" or not torch.cuda.is_available()
-    arguments = TrainingArguments(
+    return TrainingArguments(
         output_dir=str(work),
         max_steps=steps,
         per_device_train_batch_size=micro,
@@ -179,23 +202,6 @@ def train(
         report_to=[],
         disable_tqdm=True,
     )
-    trainer = AnswerTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=dataset,
-        data_collator=collator,
-        optimizers=(build_optimiser(model, config), None),
-        callbacks=[_Progress(config.stage, config.batch_size)],
-    )
-    # It prints dictionaries; ours says the same in words.
-    trainer.remove_callback(PrinterCallback)
-    last = last_checkpoint(work) if keep_checkpoints else None
-    if last is not None:
-        _LOG.info("%s: goes on from step %d", config.stage, _step_of(last))
-    started = time.monotonic()
-    trainer.train(resume_from_checkpoint=str(last) if last else None)
-    losses = [(line["step"], line["loss"]) for line in trainer.state.log_history if "loss" in line]
-    return Trained(tuple(losses), _step_of(last) if last else 0, time.monotonic() - started)
 
 
 def last_checkpoint(work: Path) -> Path | None:
