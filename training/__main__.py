@@ -1,5 +1,6 @@
-"""``python -m training``: ``demo`` trains the model that ships here, ``evaluate`` measures an adapter on
-labelled images, ``demo-data``, ``photographs`` and ``ladders`` make the pictures to measure it on.
+"""``python -m training``: from labelled images (``import``, ``validate``, ``label``) to adapters (``train``,
+and ``demo`` for the model that ships here), what they are worth (``evaluate``, ``ladders``, ``probe``), and
+what they are turned into (``composite``, ``export``, ``wrap``).
 """
 
 from __future__ import annotations

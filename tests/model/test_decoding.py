@@ -64,16 +64,18 @@ def test_probabilities_equal_teacher_forced_forward_passes(name: str) -> None:
     images = random_images(GRIDS, contexts=contexts(made))
     decisions = decode(made, images)
     for row in range(len(GRIDS)):
-        ids = answer(made.program, decisions, row)
-        for index, (step, decision) in enumerate(zip(made.program.steps, decisions.slots, strict=True)):
-            start = position_of(made.program, decisions, row, index)
-            if isinstance(step.slot, ChoiceSlot) and isinstance(decision, ChoiceDecision):
-                expected = trie_by_forward_passes(made, images, row, ids[:start], step.slot)
-                torch.testing.assert_close(
-                    decision.probabilities[row].log(), expected, rtol=0, atol=TOLERANCE
-                )
-            elif isinstance(step.slot, DecimalSlot) and isinstance(decision, DecimalDecision):
-                check_decimal(made, images, row, ids[:start], step.slot, decision)
+        check_row_by_forward_passes(made, images, decisions, row)
+
+
+def check_row_by_forward_passes(made: Setup, images: ImageBatch, decisions: Decisions, row: int) -> None:
+    ids = answer(made.program, decisions, row)
+    for index, (step, decision) in enumerate(zip(made.program.steps, decisions.slots, strict=True)):
+        start = position_of(made.program, decisions, row, index)
+        if isinstance(step.slot, ChoiceSlot) and isinstance(decision, ChoiceDecision):
+            expected = trie_by_forward_passes(made, images, row, ids[:start], step.slot)
+            torch.testing.assert_close(decision.probabilities[row].log(), expected, rtol=0, atol=TOLERANCE)
+        elif isinstance(step.slot, DecimalSlot) and isinstance(decision, DecimalDecision):
+            check_decimal(made, images, row, ids[:start], step.slot, decision)
 
 
 def trie_by_forward_passes(
@@ -286,16 +288,7 @@ def test_words_that_end_a_text_are_forgotten_and_forced_again() -> None:
             assert tuple(written[name]) == (
                 forever[: slot.max_tokens] if texts[row] == " x" else encode(texts[row])
             )
-        ids = answer(made.program, decisions, row)
-        for index, (step, decision) in enumerate(zip(made.program.steps, decisions.slots, strict=True)):
-            start = position_of(made.program, decisions, row, index)
-            if isinstance(step.slot, ChoiceSlot) and isinstance(decision, ChoiceDecision):
-                expected = trie_by_forward_passes(made, images, row, ids[:start], step.slot)
-                torch.testing.assert_close(
-                    decision.probabilities[row].log(), expected, rtol=0, atol=TOLERANCE
-                )
-            elif isinstance(step.slot, DecimalSlot) and isinstance(decision, DecimalDecision):
-                check_decimal(made, images, row, ids[:start], step.slot, decision)
+        check_row_by_forward_passes(made, images, decisions, row)
 
 
 def test_every_slot_takes_one_pass_and_the_third_digit_one_more() -> None:

@@ -2,8 +2,9 @@
 
 A conversation pays for one picture with a few decided tokens, and most of its cost is the language model's.
 Here the tower alone is asked for everything that is known about a picture: every severity as a number, every
-label, and for every visual token how much of it shows the subject or foreign objects. That is several times
-as many pictures a second, and far more told about each. The head that answers is thrown away.
+label, and for every visual token how much of it shows the subject, what hides it, or foreign objects.
+That is several times as many pictures a second, and far more told about each. The head that answers is
+thrown away.
 """
 
 from __future__ import annotations

@@ -68,8 +68,8 @@ def lessons(
         seed: Same seed, same pictures.
         processes: 1 = made in this one; more = made beside it, some pictures ahead.
     """
-    order = photograph_order(len(material.photographs), count, seed)
-    parts = [list(enumerate(order))[start : start + _PART] for start in range(0, count, _PART)]
+    numbered = list(enumerate(photograph_order(len(material.photographs), count, seed)))
+    parts = [numbered[start : start + _PART] for start in range(0, count, _PART)]
     if processes == 1:
         workshop = _Workshop(material, rule, seed)
         for part in parts:
