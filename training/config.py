@@ -45,7 +45,8 @@ class StageConfig(_Part):
         stage: ``base`` pre-trains a small base; ``stage1`` learns attributes, ``stage2`` the score.
         trainable: ``all`` weights, or a ``lora`` adapter on a base that stays as it is.
         vision: What an adapter changes in the vision tower: nothing (``frozen``), low-rank updates
-            (``lora``), or all of it (``full``, saved with the adapter).
+            (``lora``), or all of it (``full``, saved with the adapter). Where ``trainable`` is ``all``, the
+            tower is trained too unless ``frozen``.
         lora: Size of the updates; not read where ``trainable`` is ``all``.
         templates: Answer template → its share of the conversations; shares need not add up to 1.
         default_template: The one that serving uses unless told otherwise.

@@ -96,6 +96,7 @@ def train_stage(
     trained: Qwen2VLForConditionalGeneration | PeftModel = model
     if config.trainable == "all":
         model.requires_grad_(True)
+        model.model.visual.requires_grad_(config.vision != "frozen")
     else:
         trained = attach_lora(model, config.lora, config.vision)
     if config.gradient_checkpointing:

@@ -168,10 +168,11 @@ def _training(facts: CardFacts) -> str:
     return f"""## Training
 
 1. Eyes: the vision tower starts from texture statistics, and alone is asked for every severity, every label
-   and, for every visual token, how much of it shows the subject or foreign objects;
-   {eyes}. None of these pictures is seen twice, and none is in the data set. The head that answers is
-   thrown away.
-2. Base: all weights on the conversations of both stages.
+   and, for every visual token, how much of it shows the subject, what hides it, or foreign objects;
+   {eyes}.
+   Its first blocks, which measure the statistics, stay as they are. None of these pictures is seen twice, and
+   none is in the data set. The head that answers is thrown away.
+2. Base: the language model, on the conversations of both stages; the tower stays as it is.
 3. LoRA on the base for stage 1 (attributes) and, from the base again, for stage 2 (score). The base has seen
    the same conversations, so here the adapters refine and do not teach something new.
 

@@ -60,7 +60,7 @@ class EyesPhase:
         pixel_share: Share of the model's pixel budget that its pictures have.
         steps: Optimiser steps.
         learning_rate: Highest one of the head; rises at the start, then falls as a cosine to zero.
-        vision_learning_rate: The same for the tower: slower, for it can see something before it is trained.
+        vision_learning_rate: The same for the tower.
         batch_size: Pictures a step.
     """
 
@@ -81,8 +81,13 @@ class EyesPhase:
         return self.steps * self.batch_size
 
 
-EYES = (EyesPhase(1 / 4, 2600), EyesPhase(1, 400, vision_learning_rate=5e-4))
+EYES = (
+    EyesPhase(1 / 4, 2200, vision_learning_rate=2.5e-3),
+    EyesPhase(1, 450, vision_learning_rate=1e-3),
+)
 """Small pictures first: a quarter of the size is a quarter of the time, and what counts is their number."""
+_STATISTICS_BLOCKS = 2
+"""First blocks that stay as ``start_from_statistics`` made them."""
 
 
 def teach_to_see(
@@ -112,11 +117,18 @@ def teach_to_see(
             if not losses:
                 looked_at = list(islice(pictures, _LOOKED_AT))
                 start_from_statistics(visual, _looks(visual, looked_at), seed)
-                visual.requires_grad_(True).train()
+                _free(visual)
                 pictures = chain(looked_at, pictures)
             losses += _learn(visual, head, phase, pictures)
     visual.eval()
     return losses
+
+
+def _free(visual: Any) -> None:
+    """Let the tower learn, but for what measures the statistics: training would forget them."""
+    visual.requires_grad_(True).train()
+    for measuring in (visual.patch_embed, *visual.blocks[:_STATISTICS_BLOCKS]):
+        measuring.requires_grad_(False)
 
 
 def _learn(visual: Any, head: _Head, phase: EyesPhase, pictures: Iterator[Lesson]) -> list[float]:
@@ -269,10 +281,14 @@ class _Optimisation:
     """Takes optimiser steps: a short rise of the learning rate, then a cosine down to zero."""
 
     def __init__(self, visual: nn.Module, head: nn.Module, phase: EyesPhase) -> None:
-        self._weights = [*visual.parameters(), *head.parameters()]
         rates = ((visual, phase.vision_learning_rate), (head, phase.learning_rate))
+        learning = [
+            ([(name, weight) for name, weight in part.named_parameters() if weight.requires_grad], rate)
+            for part, rate in rates
+        ]
+        self._weights = [weight for named, _ in learning for _, weight in named]
         self._optimiser = JointOptimiser(
-            [muon_and_adamw(list(part.named_parameters()), rate, _WEIGHT_DECAY) for part, rate in rates]
+            [muon_and_adamw(named, rate, _WEIGHT_DECAY) for named, rate in learning]
         )
         self._schedule = get_cosine_schedule_with_warmup(
             self._optimiser, max(1, round(phase.steps * _WARMUP_RATIO)), phase.steps

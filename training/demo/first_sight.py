@@ -10,9 +10,9 @@ Mittal et al., 2012). The parts of a vision transformer can hold it as it is:
   these means, on one scale as far as they are not too faint,
 - the merger mixes both, at random.
 
-Training changes all of it freely, and slowly: at the head's learning rate it is forgotten first. In trials
-(2026-11-22) a head that had seen 6,400 pictures read clarity with an SRCC of 0.65 where the tower stood
-still, 0.51 where it learnt at a tenth of the head's rate, and 0.14 where at the same rate.
+The first two blocks stay as they are: trained, they forget what they measure. In trials on validation
+photographs (2026-11-22) a head that had seen 16,000 pictures read clarity with an SRCC of 0.91 where only the
+blocks after them learnt; with all of the tower learning it had 0.74 after 28,800.
 """
 
 from __future__ import annotations
@@ -104,14 +104,17 @@ def _pool(block: Any, looks: Sequence[Look], generator: torch.Generator) -> None
         for inputs, sizes in _recorded(attention.proj, looks)
         for part in torch.split(inputs, list(sizes))
     ]
-    means = torch.stack(found)
+    means = torch.stack(found).double()
     centre = means.mean(0)
+    # Threads round differently from run to run, and directions of like deviation then turn into each other.
+    # Back in the channels' own directions nothing is left of that.
     _, singular, directions = torch.linalg.svd(means - centre, full_matrices=False)
     deviation = singular / len(means) ** 0.5
     damping = deviation[min(_DAMPING, len(deviation) - 1)] + _LEAST_DEVIATION
-    mixture, _ = torch.linalg.qr(torch.randn(width, len(deviation), generator=generator))
-    attention.proj.weight.copy_(_MEANS_SCALE * mixture @ (directions / (deviation + damping)[:, None]))
-    attention.proj.bias.copy_(-attention.proj.weight @ centre)
+    evened = directions.T @ (directions / (deviation + damping)[:, None])
+    mixture, _ = torch.linalg.qr(torch.randn(width, width, generator=generator).double())
+    attention.proj.weight.copy_(_MEANS_SCALE * mixture @ evened)
+    attention.proj.bias.copy_(-attention.proj.weight.double() @ centre)
 
 
 def _recorded(layer: Any, looks: Sequence[Look]) -> Iterator[tuple[torch.Tensor, Sequence[int]]]:
