@@ -32,13 +32,14 @@ photograph and every {EVERY_CUTOUT}th training cut-out, which trials leave out (
 run trains on. The general shape of an earlier recipe was chosen while looking at figures on the test
 photographs, so those may still be a little flattered.
 
-**What was tried, and what bounds the score.** On validation pictures: with all of the tower learning, a head
-read clarity with an SRCC of 0.74 after 28,800 pictures; with the measuring blocks frozen 0.91 after 16,000. A
-tower that learns at 0.001 sees tilt a little better (0.36, at 0.0025: 0.31), clarity and score worse. On the same
-tower a language model that learns alone beats one that learns together with it (score 0.83 against 0.80, tilt
-0.35 against 0.19) at twice the speed. Evening out the tokens, and teaching the head before the tower, gained
-nothing sure. The score multiplies in tilt, cut and covered subjects, their place and the clutter around them,
-which so small a tower hardly sees: were all else known exactly and these not at all, the SRCC would be 0.92.
+**What was tried, and what bounds the score.** On validation pictures: with all of the tower learning, a
+head read clarity with an SRCC of 0.74 after 28,800 pictures; with the measuring blocks frozen 0.91 after
+16,000. A tower that learns at 0.001 sees tilt a little better (0.36, at 0.0025: 0.31), clarity and score
+worse. On the same tower a language model that learns alone beats one that learns together with it (score
+0.83 against 0.80, tilt 0.35 against 0.19) at twice the speed. Evening out the tokens, and teaching the head
+before the tower, gained nothing sure. The score multiplies in tilt, cut and covered subjects, their place
+and the clutter around them, which so small a tower hardly sees: were all else known exactly and these not
+at all, the SRCC would be 0.92.
 """
 
 
