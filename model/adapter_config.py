@@ -15,6 +15,7 @@ from schemas.errors import ManifestMismatchError
 
 ADAPTER_CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
+SCORE_HEAD_NAME = "score_head.safetensors"
 PEFT_PREFIX = "base_model.model."
 
 # Read by us, or without any effect on finished weights.

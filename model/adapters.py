@@ -2,6 +2,7 @@
 
     adapter_config.json           PEFT's
     adapter_model.safetensors     PEFT's; its header carries the seal
+    score_head.safetensors        where the score is read by a head of its own (model.score_heads)
     manifest.json                 schemas.manifest.AdapterManifest; its sha256 is the adapter's revision
 
 The manifest holds the hashes of the other files. The seal, in the weights' header, holds a digest of every
@@ -26,6 +27,7 @@ from pydantic import ValidationError
 from model.adapter_config import (
     ADAPTER_CONFIG_NAME,
     PEFT_PREFIX,
+    SCORE_HEAD_NAME,
     WEIGHTS_NAME,
     parse_adapter_config,
     read_adapter_config,
@@ -33,13 +35,16 @@ from model.adapter_config import (
 )
 from model.tensor_files import TensorHeader, read_header, sort_metadata
 from schemas.errors import ConfigurationError, ManifestMismatchError
-from schemas.manifest import MANIFEST_NAME, AdapterManifest, BaseModelIdentity
+from schemas.manifest import MANIFEST_NAME, READOUT_HEADS, AdapterManifest, BaseModelIdentity
 
 if TYPE_CHECKING:
     import torch
     from peft import PeftConfig, PeftModel
 
 SEAL_FIELD = "manifest_fields"
+SCORE_HEAD_MODULE = "score_head"
+"""What training calls a score head within the model."""
+_HEAD_PREFIX = f"{SCORE_HEAD_MODULE}."
 _PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
 _UNHASHED = frozenset({MANIFEST_NAME, "README.md"})  # PEFT writes a README of its own
 _READ_BLOCK_BYTES = 1 << 20
@@ -57,7 +62,8 @@ def save_adapter(
 
     Args:
         directory: Must not exist, or be empty: an adapter is never changed in place.
-        weights: A PEFT model, or its adapter's state (either key layout).
+        weights: A PEFT model, or its adapter's state (either key layout); a score head's tensors, named
+            ``score_head.…``, go into a file of their own.
         adapter_config: PEFT's; may be None for a PEFT model.
         manifest: With ``files`` empty.
 
@@ -72,21 +78,31 @@ def save_adapter(
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise ConfigurationError(f"{directory} exists already; an adapter is never changed in place")
     state, config = _state_and_config(weights, adapter_config)
+    head = {name: state.pop(PEFT_PREFIX + _HEAD_PREFIX + name) for name in _head_names(state)}
+    config["modules_to_save"] = [
+        name for name in config.get("modules_to_save") or () if name != SCORE_HEAD_MODULE
+    ] or None
     config["base_model_name_or_path"] = manifest.base_model.name  # never a path of the training machine
     parse_state(parse_adapter_config(config), state)
     problems = _placement_problems({tensor_name(key): () for key in state}, manifest)
+    problems += _head_problems(bool(head), manifest)
     if problems:
         raise ManifestMismatchError(problems)
     directory.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     try:
-        manifest = _write(unfinished, state, config, manifest)
+        manifest = _write(unfinished, state, head, config, manifest)
         unfinished.chmod(0o755)  # mkdtemp's directories are for their owner only
         os.replace(unfinished, directory)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
     return manifest
+
+
+def _head_names(state: Mapping[str, object]) -> list[str]:
+    prefix = PEFT_PREFIX + _HEAD_PREFIX
+    return sorted(key.removeprefix(prefix) for key in state if key.startswith(prefix))
 
 
 def _state_and_config(
@@ -107,24 +123,35 @@ def _state_and_config(
 
 
 def _write(
-    folder: Path, state: Mapping[str, torch.Tensor], config: Mapping[str, Any], manifest: AdapterManifest
+    folder: Path,
+    state: Mapping[str, torch.Tensor],
+    head: Mapping[str, torch.Tensor],
+    config: Mapping[str, Any],
+    manifest: AdapterManifest,
 ) -> AdapterManifest:
-    from safetensors.torch import save_file
-
     # As a reader will see it: with every field given.
     written = AdapterManifest.model_validate_json(manifest.to_bytes())
     seal = json.dumps(written.field_digests(), sort_keys=True)
-    tensors = {name: tensor.contiguous().clone() for name, tensor in sorted(state.items())}
-    save_file(tensors, folder / WEIGHTS_NAME, metadata={"format": "pt", SEAL_FIELD: seal})
-    sort_metadata(folder / WEIGHTS_NAME)
-    # Readable for all who may read the folder; the writer of safetensors leaves it to its owner.
-    (folder / WEIGHTS_NAME).chmod(0o644)
+    _write_tensors(folder / WEIGHTS_NAME, state, {"format": "pt", SEAL_FIELD: seal})
+    names = [ADAPTER_CONFIG_NAME, WEIGHTS_NAME]
+    if head:
+        _write_tensors(folder / SCORE_HEAD_NAME, head, {"format": "pt"})
+        names.append(SCORE_HEAD_NAME)
     text = json.dumps(config, indent=2, sort_keys=True, default=str)
     (folder / ADAPTER_CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
-    files = {name: _file_sha256(folder / name) for name in (ADAPTER_CONFIG_NAME, WEIGHTS_NAME)}
+    files = {name: _file_sha256(folder / name) for name in names}
     manifest = manifest.model_copy(update={"files": files})
     (folder / MANIFEST_NAME).write_bytes(manifest.to_bytes())
     return manifest
+
+
+def _write_tensors(file: Path, tensors: Mapping[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    from safetensors.torch import save_file
+
+    save_file({name: t.contiguous().clone() for name, t in sorted(tensors.items())}, file, metadata=metadata)
+    sort_metadata(file)
+    # Readable for all who may read the folder; the writer of safetensors leaves it to its owner.
+    file.chmod(0o644)
 
 
 def read_manifest(directory: Path) -> tuple[AdapterManifest, str]:
@@ -185,6 +212,7 @@ def verify_adapter(
     return [
         *_file_problems(directory, manifest),
         *_weight_problems(directory, manifest),
+        *_head_problems(SCORE_HEAD_NAME in manifest.files, manifest),
         *_base_problems(manifest.base_model, base),
         *_pin_problems(manifest, expected or {}),
     ]
@@ -259,6 +287,15 @@ def _placement_problems(names: Mapping[str, object], manifest: AdapterManifest) 
     if found == manifest.training.vision:
         return []
     return [f"training.vision: the manifest says {manifest.training.vision!r}, the weights say {found!r}"]
+
+
+def _head_problems(is_there: bool, manifest: AdapterManifest) -> list[str]:
+    head = manifest.score.head
+    if is_there == (head in READOUT_HEADS):
+        return []
+    return [
+        f"score.head: {head!r} {'has no' if is_there else 'needs'} weights of its own ({SCORE_HEAD_NAME})"
+    ]
 
 
 def _base_problems(trained: BaseModelIdentity, base: BaseModelIdentity | None) -> list[str]:

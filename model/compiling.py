@@ -11,8 +11,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from model.slots import ChoiceSlot, DecimalSlot, Ending, FreeTextSlot, Slot, SlotProgram, Step, Trie
-from model.templates import AnswerTemplate, Choice, Decimal, Forced, FreeText, Part
+from model.slots import (
+    ChoiceSlot,
+    DecimalSlot,
+    Ending,
+    FreeTextSlot,
+    ReadoutSlot,
+    Slot,
+    SlotProgram,
+    Step,
+    Trie,
+)
+from model.templates import AnswerTemplate, Choice, Decimal, Forced, FreeText, Part, Readout
 from schemas.errors import TemplateError
 from schemas.manifest import Tokenisation
 
@@ -128,6 +138,8 @@ def compile_segments(template: AnswerTemplate, encoder: Encoder, im_end: int) ->
         if isinstance(part, Choice):
             common, slot = _choice_slot(part, [encoder.encode(v) for v in part.values], follow)
             forced += common
+        elif isinstance(part, Readout):
+            slot = ReadoutSlot(part.name)
         else:
             slot = _other_slot(part, encoder, follow, text)
         steps.append(_step(template, forced, slot, first=not steps))
@@ -217,6 +229,8 @@ def compile_whole_text(template: AnswerTemplate, encoder: Encoder, im_end: int) 
     """
     steps: list[Step] = []
     stretch: list[Part] = []
+    if any(isinstance(part, Readout) for part in template.parts):
+        raise TemplateError(f"{template.name}: a head that reads the score is served in segments only")
     for index, part in enumerate(template.parts):
         if not isinstance(part, FreeText):
             stretch.append(part)
@@ -243,7 +257,7 @@ def _compile_stretch(
     steps: list[Step] = []
     end = 0
     for index, part in enumerate(parts):
-        if isinstance(part, (Forced, FreeText)):
+        if isinstance(part, (Forced, FreeText, Readout)):
             continue
         variants = [
             encoder.encode("".join([*plain[:index], text, *plain[index + 1 :]])) for text in texts[index]

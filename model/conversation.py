@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from model.prose import compose_prose
 from model.scores import score_text, to_unit_scale
-from model.slots import FreeTextSlot, SlotProgram, slot_tokens
+from model.slots import FreeTextSlot, ReadoutSlot, SlotProgram, slot_tokens
 from model.templates import PROSE, SCORE, AnswerTemplate, FreeText
 from model.tokens import IM_END, IM_START, IMAGE_PAD, VISION_END, VISION_START, TextEncoder
 from schemas.annotations import Annotation
@@ -122,11 +122,14 @@ class TrainingExample:
         answer_start: Index of the answer's first token.
         decided: For every answer token whether it is part of a slot's value, or the terminator that
             stands for the end of a value; the others are forced in serving.
+        score_start: Index within the answer of the score's first token (of what follows it, where a head
+            reads the score off the token before); None without a score.
     """
 
     input_ids: tuple[int, ...]
     answer_start: int
     decided: tuple[bool, ...]
+    score_start: int | None = None
 
 
 def training_example(
@@ -156,15 +159,18 @@ def training_example(
     answer: list[int] = []
     decided: list[bool] = []
     follows_value = False
+    score_start = None
     for step in program.steps:
         tokens = slot_tokens(step.slot, values, free)
+        if step.slot.name == SCORE:
+            score_start = len(answer) + len(step.forced)
         answer += [*step.forced, *tokens]
         decided += [follows_value and index == 0 for index in range(len(step.forced))]
         decided += [True] * len(tokens)
-        follows_value = True
+        follows_value = not isinstance(step.slot, ReadoutSlot)
     answer += program.closing
     decided += [follows_value and index == 0 for index in range(len(program.closing))]
-    return TrainingExample((*asked, *answer), len(asked), tuple(decided))
+    return TrainingExample((*asked, *answer), len(asked), tuple(decided), score_start)
 
 
 def slot_values(

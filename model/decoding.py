@@ -19,12 +19,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
 
 from model.cache import SlotCache
 from model.conversation import Prompt
 from model.layout import StepLayout
 from model.ragged import ImageBatch, ragged_columns
-from model.slots import ChoiceSlot, DecimalSlot, Ending, FreeTextSlot, SlotProgram
+from model.slots import ChoiceSlot, DecimalSlot, Ending, FreeTextSlot, ReadoutSlot, SlotProgram
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,14 @@ class TextDecision:
     ids: torch.Tensor
 
 
-Decision = ChoiceDecision | DecimalDecision | TextDecision
+@dataclass(frozen=True)
+class ReadoutDecision:
+    """What a score head gave, (batch, outputs) in float32: logits of its classes, or one number."""
+
+    outputs: torch.Tensor
+
+
+Decision = ChoiceDecision | DecimalDecision | TextDecision | ReadoutDecision
 
 
 @dataclass(frozen=True)
@@ -97,10 +105,16 @@ class SlotDecoder:
         model: ``Qwen2VLForConditionalGeneration`` in eval mode with SDPA attention, adapter merged or not.
         prompt: The question.
         program: The compiled answer template.
+        score_head: What reads the program's readout slot (``model.score_heads``); None where it has none.
     """
 
-    def __init__(self, model: Any, prompt: Prompt, program: SlotProgram) -> None:
+    def __init__(
+        self, model: Any, prompt: Prompt, program: SlotProgram, score_head: nn.Module | None = None
+    ) -> None:
+        if score_head is None and any(isinstance(step.slot, ReadoutSlot) for step in program.steps):
+            raise ValueError(f"{program.template} has a readout slot, and there is no score head")
         self.model = model
+        self.score_head = score_head
         self.prompt = prompt
         self.program = program
         self.device: torch.device = model.lm_head.weight.device
@@ -123,8 +137,12 @@ class SlotDecoder:
         image_embeds = self._embed_images(images)
         rows, ragged = self._start(images, image_embeds)
         for index, layout in enumerate(self.layouts):
-            logits = self._step_pass(rows, layout, ragged if index == 0 else None)
+            hidden = self._step_pass(rows, layout, ragged if index == 0 else None)
             slot = layout.slot
+            if isinstance(slot, ReadoutSlot):
+                rows.decisions.append(self._read_out(rows, hidden))
+                continue
+            logits = self._logits(hidden)
             if isinstance(slot, FreeTextSlot):
                 rows.decisions.append(self._write_text(rows, slot, logits[:, 0]))
             elif isinstance(slot, DecimalSlot):
@@ -237,12 +255,18 @@ class SlotDecoder:
         return _Ragged(embeds, positions, valid)
 
     def _step_pass(self, rows: _Rows, layout: StepLayout, ragged: _Ragged | None) -> torch.Tensor:
-        """Feed a step; returns (batch, branches, vocabulary) logits in fp32."""
+        """Feed a step; returns (batch, branches, width) hidden states where something is decided."""
         ragged = self._pending_columns(rows) if ragged is None else ragged
         lead = ragged.valid.shape[1]
         hidden = self._pass(rows, ragged, layout.tokens[None], layout.offsets, layout.within)
         rows.position = rows.position + layout.forced_count
-        return self._logits(hidden[:, lead + layout.columns])
+        return hidden[:, lead + layout.columns]
+
+    def _read_out(self, rows: _Rows, hidden: torch.Tensor) -> ReadoutDecision:
+        assert self.score_head is not None  # seen to when this was made
+        rows.pending = rows.pending[:, :0]
+        rows.pending_count = torch.zeros_like(rows.pending_count)
+        return ReadoutDecision(self.score_head(hidden[:, 0].float()))
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         return self.model.lm_head(hidden).float()

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 
 from model.compiling import build_trie
-from model.slots import ChoiceSlot, DecimalSlot, FreeTextSlot, Slot, Trie
+from model.slots import ChoiceSlot, DecimalSlot, FreeTextSlot, ReadoutSlot, Slot, Trie
 
 
 class StepLayout:
@@ -86,7 +86,7 @@ class StepLayout:
     @property
     def tail_width(self) -> int:
         """Most tokens that a decided value leaves for the next pass."""
-        if isinstance(self.slot, FreeTextSlot):
+        if isinstance(self.slot, (FreeTextSlot, ReadoutSlot)):
             return 0
         return max(1, self.tail_ids.shape[1])
 

@@ -7,8 +7,15 @@ from typing import Any
 
 import torch
 
-from model.decoding import ChoiceDecision, DecimalDecision, Decisions, TextDecision
-from model.scores import composite_score, to_native_scale
+from model.decoding import (
+    ChoiceDecision,
+    DecimalDecision,
+    Decision,
+    Decisions,
+    ReadoutDecision,
+    TextDecision,
+)
+from model.scores import class_values, composite_score, highest_score, to_native_scale
 from model.slots import SlotProgram
 from model.templates import PROSE, SCORE
 from model.tokens import TextEncoder
@@ -16,6 +23,9 @@ from schemas.attributes import Vocabulary
 from schemas.errors import InferenceError
 from schemas.manifest import DECODERS, AdapterManifest, Decoder, ScoreScale
 from schemas.records import Prediction
+
+_GREEDY_DECIMALS = 4
+"""More than any score is written with; rounds off what binary fractions add."""
 
 
 def digit_tree_moments(
@@ -70,26 +80,84 @@ def greedy_score(decision: DecimalDecision, digits: int) -> torch.Tensor:
     return (decision.digits.clamp_min(0).double().cpu() * places).sum(1)
 
 
-def decoded_score(decision: DecimalDecision, decoder: Decoder, digits: int) -> torch.Tensor:
-    """Read a score in one of three ways; all of them from the one decode.
-
-    ``digit_tree``: chain-rule mean (``digit_tree_moments``). ``per_position``: ``per_position_score``.
-    ``greedy``: the number as written. The standard deviation beside a score is the digit tree's in all
-    three: about the tree's mean, not about the greedy or the per-position reading.
+def class_moments(probabilities: torch.Tensor, scale: ScoreScale) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation over the classes of a head, (batch,) each, in points of 0–10.
 
     Args:
-        decision: Of a batch.
-        decoder: Which way.
-        digits: M, integer digit counted.
+        probabilities: (batch, classes), lowest class first.
+        scale: Says what the classes stand for.
+    """
+    values = torch.tensor(class_values(scale), dtype=probabilities.dtype, device=probabilities.device)
+    mean = probabilities @ values
+    variance = (probabilities * (values - mean[:, None]) ** 2).sum(1)
+    return mean, variance.sqrt()
+
+
+def class_probabilities(decision: ChoiceDecision | ReadoutDecision) -> torch.Tensor:
+    """(batch, classes) of a score by levels or bins, double."""
+    if isinstance(decision, ChoiceDecision):
+        # Products over the nodes of a trie; where words branch again they sum up to 1 but for rounding.
+        return decision.probabilities.double()
+    return decision.outputs.double().softmax(1)
+
+
+def read_score(decision: Decision, decoder: Decoder, scale: ScoreScale) -> torch.Tensor:
+    """Read a score in one of its head's ways; all of them from the one decode.
+
+    ``digit_tree``: chain-rule mean (``digit_tree_moments``). ``per_position``: ``per_position_score``.
+    ``greedy``: the number as written. ``mean`` and ``mode``: over levels or bins. ``point``: the number that
+    a head gives.
+
+    Args:
+        decision: Of a batch's score.
+        decoder: Which way (``schemas.manifest.DECODERS``).
+        scale: Of the adapter.
 
     Returns:
         (batch,), double, on the host, in [0, 10).
     """
-    if decoder == "greedy":
-        return greedy_score(decision, digits)
-    if decoder == "per_position":
-        return per_position_score(decision).cpu()
-    return digit_tree_moments(decision.first.double(), decision.second.double(), digits)[0].cpu()
+    if isinstance(decision, DecimalDecision):
+        if decoder == "greedy":
+            return greedy_score(decision, scale.digits)
+        if decoder == "per_position":
+            return per_position_score(decision).cpu()
+        return digit_tree_moments(decision.first.double(), decision.second.double(), scale.digits)[0].cpu()
+    assert not isinstance(decision, TextDecision)
+    if decoder == "point":
+        assert isinstance(decision, ReadoutDecision)
+        found = decision.outputs[:, 0].double() * 10
+    elif decoder == "mode":
+        found = _mode(decision, scale)
+    else:
+        found = class_moments(class_probabilities(decision), scale)[0]
+    return found.clamp(0.0, highest_score(scale)).cpu()
+
+
+def score_deviation(decision: Decision, scale: ScoreScale) -> torch.Tensor | None:
+    """Standard deviation of a score's distribution, (batch,), double, on the host, whatever the decoder.
+
+    About the distribution's mean, not about a greedy reading. None for heads that give one number.
+    """
+    if isinstance(decision, DecimalDecision):
+        return digit_tree_moments(decision.first.double(), decision.second.double(), scale.digits)[1].cpu()
+    assert not isinstance(decision, TextDecision)
+    return None if scale.decoder == "point" else class_moments(class_probabilities(decision), scale)[1].cpu()
+
+
+def likeliest_score(decision: Decision, scale: ScoreScale) -> torch.Tensor | None:
+    """The score that would be written, or the most probable class, (batch,); None where there is neither."""
+    if isinstance(decision, DecimalDecision):
+        return greedy_score(decision, scale.digits)
+    assert not isinstance(decision, TextDecision)
+    if scale.decoder == "point":
+        return None
+    return _mode(decision, scale).clamp_max(highest_score(scale)).cpu()
+
+
+def _mode(decision: ChoiceDecision | ReadoutDecision, scale: ScoreScale) -> torch.Tensor:
+    values = torch.tensor(class_values(scale), dtype=torch.float64)
+    chosen = decision.value if isinstance(decision, ChoiceDecision) else decision.outputs.argmax(1)
+    return values[chosen.cpu()]
 
 
 class PredictionReader:
@@ -119,16 +187,17 @@ class PredictionReader:
         if not bool(_finite(decisions).all()):
             bad = [row for row, fine in enumerate(_finite(decisions).tolist()) if not fine]
             raise InferenceError(f"the model gave numbers that are not finite, for rows {bad} of the batch")
+        by_tokens = any(isinstance(one, (ChoiceDecision, DecimalDecision)) for one in decisions.slots)
         rows: list[dict[str, Any]] = [
-            {"format_mass": mass, "context_used": context}
+            {"format_mass": mass if by_tokens else None, "context_used": context}
             for mass, context in zip(decisions.format_mass.tolist(), contexts, strict=True)
         ]
         for step, decision in zip(self.program.steps, decisions.slots, strict=True):
-            if isinstance(decision, ChoiceDecision):
-                _read_choice(rows, step.slot.name, decision, self.manifest.vocabulary)
-            elif isinstance(decision, DecimalDecision):
+            if step.slot.name == SCORE:
                 _read_score(rows, decision, self.manifest.score)
-            else:
+            elif isinstance(decision, ChoiceDecision):
+                _read_choice(rows, step.slot.name, decision, self.manifest.vocabulary)
+            elif isinstance(decision, TextDecision):
                 self._read_text(rows, step.slot.name, decision)
         for row in rows:
             row["composite_score"] = self._composite(row)
@@ -140,12 +209,12 @@ class PredictionReader:
         Returns:
             Scores in [0, 10) by decoder, one a row; that of the manifest's decoder is column ``score``.
         """
-        digits = self.manifest.score.digits
+        scale = self.manifest.score
         return {
-            decoder: decoded_score(decision, decoder, digits).tolist()
-            for decision in decisions.slots
-            if isinstance(decision, DecimalDecision)
-            for decoder in DECODERS
+            decoder: read_score(decision, decoder, scale).tolist()
+            for step, decision in zip(self.program.steps, decisions.slots, strict=True)
+            if step.slot.name == SCORE
+            for decoder in DECODERS[scale.head]
         }
 
     def _read_text(self, rows: list[dict[str, Any]], name: str, decision: TextDecision) -> None:
@@ -176,6 +245,8 @@ def _finite(decisions: Decisions) -> torch.Tensor:
             found = found & decision.probabilities.isfinite().all(1)
         elif isinstance(decision, DecimalDecision):
             found = found & decision.second.isfinite().all(2).all(1) & decision.later.isfinite().all(2).all(1)
+        elif isinstance(decision, ReadoutDecision):
+            found = found & decision.outputs.isfinite().all(1)
     return found
 
 
@@ -193,12 +264,11 @@ def _read_choice(
         row[f"{name}_confidence"] = sure
 
 
-def _read_score(rows: list[dict[str, Any]], decision: DecimalDecision, scale: ScoreScale) -> None:
-    _, std = digit_tree_moments(decision.first.double(), decision.second.double(), scale.digits)
-    greedy = greedy_score(decision, scale.digits)
-    score = decoded_score(decision, scale.decoder, scale.digits)
-    for row, value, spread, written in zip(rows, score.tolist(), std.tolist(), greedy.tolist(), strict=True):
-        row[SCORE] = value
-        row["score_std"] = spread
-        row["score_greedy"] = round(written, scale.digits - 1)
-        row["score_native"] = to_native_scale(value, scale)
+def _read_score(rows: list[dict[str, Any]], decision: Decision, scale: ScoreScale) -> None:
+    score = read_score(decision, scale.decoder, scale).tolist()
+    deviation, greedy = score_deviation(decision, scale), likeliest_score(decision, scale)
+    for index, row in enumerate(rows):
+        row[SCORE] = score[index]
+        row["score_std"] = None if deviation is None else deviation[index].item()
+        row["score_greedy"] = None if greedy is None else round(greedy[index].item(), _GREEDY_DECIMALS)
+        row["score_native"] = to_native_scale(score[index], scale)

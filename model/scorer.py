@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from model.backbone import EMBEDDED_ADAPTER, load_base, load_tokenizer
 from model.batching import plan_micro_batches
@@ -34,10 +35,11 @@ from model.lora import load_adapter_weights, merge_adapter
 from model.patches import grid_thw, normalised_patches, visual_tokens
 from model.ragged import ImageBatch
 from model.reading import PredictionReader
+from model.score_heads import load_head
 from model.templates import answer_template
 from model.tokens import IM_END, TextEncoder
 from schemas.errors import ConfigurationError, FetchError, ScoringError
-from schemas.manifest import AdapterManifest
+from schemas.manifest import AdapterManifest, Decoder
 from schemas.records import ImageFacts, Prediction, Provenance
 from schemas.version import ENGINE_VERSION
 
@@ -50,11 +52,14 @@ _Answer = TypeVar("_Answer")
 
 _CPU_TOKENS, _GPU_TOKENS = 2_048, 32_768
 _LIBRARY_MICRO_BATCH = 32
-_DECODERS = {
+_DECODERS: dict[Decoder, str] = {
     "digit_tree": "mean over the digit tree, with its standard deviation",
     "per_position": "expected digits, each given the greedy ones before it (wrong at carries); the standard "
     "deviation is the digit tree's",
     "greedy": "the number that greedy decoding writes; the standard deviation is the digit tree's",
+    "mean": "mean over levels or bins, with its standard deviation",
+    "mode": "the most probable level or bin; the standard deviation is about the mean",
+    "point": "one number, without a standard deviation",
 }
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -98,7 +103,7 @@ class Scorer:
 
     def __init__(
         self, model: Any, encoder: TextEncoder, manifest: AdapterManifest, provenance: Provenance,
-        limits: ImageLimits,
+        limits: ImageLimits, score_head: nn.Module | None = None,
     ) -> None:  # fmt: skip
         template = answer_template(provenance.template, manifest.vocabulary, manifest.score)
         program = compile_template(template, encoder, encoder.special(IM_END), manifest.answer.tokenisation)
@@ -106,7 +111,8 @@ class Scorer:
         self.provenance = provenance
         self.limits = limits
         self.encoder = encoder
-        self.decoder = SlotDecoder(model, build_prompt(template, manifest.conversation, encoder), program)
+        prompt = build_prompt(template, manifest.conversation, encoder)
+        self.decoder = SlotDecoder(model, prompt, program, score_head)
         self.device: torch.device = self.decoder.device
         self.token_budget = _GPU_TOKENS if self.device.type == "cuda" else _CPU_TOKENS
         self.reader = PredictionReader(program, manifest, encoder)
@@ -147,6 +153,7 @@ class Scorer:
         model = load_base(base_path, target, number_format)
         merge_adapter(model, load_adapter_weights(directory), keep_base=False)
         use_fast_paths(model)
+        head = load_head(directory, manifest.score, model.config.get_text_config().hidden_size, target)
         provenance = Provenance(
             base_model=base_model or manifest.base_model.name,
             adapter=manifest.name,
@@ -158,7 +165,7 @@ class Scorer:
             dtype=str(number_format).removeprefix("torch."),
         )
         encoder = TextEncoder(load_tokenizer(base_path))
-        return cls(model, encoder, manifest, provenance, limits or ImageLimits())
+        return cls(model, encoder, manifest, provenance, limits or ImageLimits(), head)
 
     def prepare(self, data: bytes, *, context: str | None = None) -> PreparedImage:
         """Decode one image and tokenise its context. Thread-safe; touches no device.

@@ -26,15 +26,47 @@ def to_native_scale(score: float, scale: ScoreScale) -> float:
     return scale.native_low + score / 10.0 * (scale.native_high - scale.native_low)
 
 
+def to_unit_std(mos_std: float, scale: ScoreScale) -> float:
+    """Map a standard deviation on the native scale to points of 0–10."""
+    return mos_std / (scale.native_high - scale.native_low) * 10.0
+
+
+def highest_score(scale: ScoreScale) -> float:
+    """The most that a score can be: one unit of its last digit below 10."""
+    return 10.0 - 10.0 ** (1 - scale.digits)
+
+
+def class_values(scale: ScoreScale) -> tuple[float, ...]:
+    """Points of 0–10 that the classes of a head stand for, lowest first; empty where it has none.
+
+    ``levels`` and ``bins`` stand for the middles of equal parts of the range. ``soft_levels`` reach from end
+    to end, as their mean is to be every score (DeQA-Score, section 3: levels 1 to 5 on a scale of 1 to 5).
+    """
+    if scale.head == "soft_levels":
+        most = len(scale.level_words) - 1
+        return tuple(10.0 * level / most for level in range(most + 1))
+    count = {"levels": len(scale.level_words), "bins": scale.bins}.get(scale.head, 0)
+    return tuple(10.0 * (number + 0.5) / count for number in range(count))
+
+
+def class_of(score: float, scale: ScoreScale) -> int:
+    """Number of the class nearest to a score of [0, 10]; between two, the upper."""
+    values = class_values(scale)
+    return min(range(len(values)), key=lambda number: (abs(values[number] - score), -number))
+
+
 def score_text(score: float, scale: ScoreScale) -> str:
-    """Write a score: min(round(s, M − 1), 10 − 10^(1 − M)), one integer digit.
+    """Write a score: a level's word, or min(round(s, M − 1), 10 − 10^(1 − M)) with one integer digit.
 
     Args:
         score: In [0, 10].
-        scale: Gives M (``digits``) and whether trailing zeros are dropped (one decimal always stays).
+        scale: Gives the head, M (``digits``) and whether trailing zeros are dropped (one decimal always
+            stays).
     """
+    if scale.head in ("levels", "soft_levels"):
+        return scale.level_words[class_of(score, scale)]
     decimals = scale.digits - 1
-    text = f"{min(round(score, decimals), 10 - 10**-decimals):.{decimals}f}"
+    text = f"{min(round(score, decimals), highest_score(scale)):.{decimals}f}"
     if scale.trimmed:
         whole, part = text.split(".")
         text = f"{whole}.{part.rstrip('0') or '0'}"

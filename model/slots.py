@@ -122,7 +122,14 @@ class FreeTextSlot:
     ending: Ending | None = None
 
 
-Slot = ChoiceSlot | DecimalSlot | FreeTextSlot
+@dataclass(frozen=True)
+class ReadoutSlot:
+    """A score without tokens: read off the hidden state of the last forced token by a head of its own."""
+
+    name: str
+
+
+Slot = ChoiceSlot | DecimalSlot | FreeTextSlot | ReadoutSlot
 
 
 @dataclass(frozen=True)
@@ -194,7 +201,7 @@ def slot_tokens(slot: Slot, values: Mapping[str, str], free: Mapping[str, Sequen
         return slot.trie.tokens(slot.values.index(values[slot.name]))
     if isinstance(slot, DecimalSlot):
         return [slot.point_id if c == "." else slot.digit_ids[int(c)] for c in values[slot.name]]
-    return free[slot.name]
+    return () if isinstance(slot, ReadoutSlot) else free[slot.name]
 
 
 def walk_slot(
@@ -215,6 +222,8 @@ def walk_slot(
         return _walk_trie(slot.trie, ids)
     if isinstance(slot, DecimalSlot):
         return _walk_decimal(slot, ids)
+    if isinstance(slot, ReadoutSlot):
+        return 0, None
     kept = slot.ending.kept(ids[: slot.max_tokens]) if slot.ending else None
     if kept is not None:
         return (kept, None)

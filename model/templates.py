@@ -18,24 +18,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
-from schemas.attributes import Attribute, Vocabulary
+from schemas.attributes import Attribute, Level, Vocabulary
 from schemas.errors import ConfigurationError
-from schemas.manifest import ScoreScale
+from schemas.manifest import READOUT_HEADS, ScoreScale
 
 Variant = Literal["", "subject", "reasons"]
 VARIANTS: tuple[Variant, ...] = ("", "subject", "reasons")
 DEFAULT_TEMPLATE = "score_form"
 SCORE = "score"
 PROSE = "prose"
+MIX_LOW_TO_HIGH = "mix_low_to_high"
+"""The other order of levels, to compare with (RealQA, Table 2)."""
 
 _SUBJECT_TOKENS, _REASON_TOKENS, _PROSE_TOKENS = 24, 48, 384
 _PUBLISHED_REASON_TOKENS = 128  # theirs have no limit
 _RATE = "Rate the aesthetics and quality of this image"
-_LEVELS = ("high", "middle", "low")
+_LEVELS: tuple[Level, ...] = ("high", "middle", "low")
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,14 @@ class FreeText:
     max_tokens: int
 
 
-Part = Forced | Choice | Decimal | FreeText
+@dataclass(frozen=True)
+class Readout:
+    """A score that nobody writes: a head reads it off the hidden state of the text before."""
+
+    name: str
+
+
+Part = Forced | Choice | Decimal | FreeText | Readout
 
 
 @dataclass(frozen=True)
@@ -93,7 +102,7 @@ class AnswerTemplate:
     parts: tuple[Part, ...]
 
     @property
-    def slots(self) -> tuple[Choice | Decimal | FreeText, ...]:
+    def slots(self) -> tuple[Choice | Decimal | FreeText | Readout, ...]:
         """The parts to be decided, in order."""
         return tuple(part for part in self.parts if not isinstance(part, Forced))
 
@@ -140,12 +149,16 @@ def templates_sha256(names: Iterable[str], vocabulary: Vocabulary, scale: ScoreS
 def _stage1(vocabulary: Vocabulary) -> list[AnswerTemplate]:
     found = []
     for variant in VARIANTS:
-        asks: dict[str, tuple[str, tuple[Attribute, ...]]] = {
-            "mix": ("Assess the attributes of this image from high to low level.", vocabulary.attributes)
+        asks: dict[str, tuple[str, Sequence[Attribute]]] = {
+            "mix": ("Assess the attributes of this image from high to low level.", vocabulary.attributes),
+            MIX_LOW_TO_HIGH: (
+                "Assess the attributes of this image from low to high level.",
+                [one for level in reversed(_LEVELS) for one in vocabulary.at_level(level)],
+            ),
         }
         for level in _LEVELS:
-            attributes = vocabulary.at_level(level)  # type: ignore[arg-type]
-            asks[f"level_{level}"] = (f"Assess the {level} level attributes of this image.", attributes)
+            question = f"Assess the {level} level attributes of this image."
+            asks[f"level_{level}"] = (question, vocabulary.at_level(level))
         for attribute in vocabulary.evaluated:
             question = f"Assess the {attribute.title.removesuffix(' Score').lower()} of this image."
             asks[f"attribute_{attribute.name}"] = (question, _alone(attribute, vocabulary))
@@ -163,9 +176,7 @@ def _alone(attribute: Attribute, vocabulary: Vocabulary) -> tuple[Attribute, ...
 
 
 def _stage2(vocabulary: Vocabulary, scale: ScoreScale) -> list[AnswerTemplate]:
-    score = Decimal(SCORE, scale.digits, scale.trimmed)
-    final: tuple[Part, ...] = (Forced("\nThe final score is <"), score, Forced(">."))
-    direct = (Forced("The score of this image is "), score, Forced("."))
+    direct, final = _scores(scale)
     prose = (FreeText(PROSE, _PROSE_TOKENS), *final)
     found = [
         AnswerTemplate("score_direct", 2, f"{_RATE}.", direct),
@@ -182,6 +193,22 @@ def _stage2(vocabulary: Vocabulary, scale: ScoreScale) -> list[AnswerTemplate]:
             )
         )
     return found
+
+
+def _scores(scale: ScoreScale) -> tuple[tuple[Part, ...], tuple[Part, ...]]:
+    """How a score stands alone, and at the end of an answer."""
+    if scale.head in READOUT_HEADS:
+        score = Readout(SCORE)
+        return (Forced("The score of this image is"), score), (Forced("\nThe final score is"), score)
+    if scale.head != "digits":
+        level = Choice(SCORE, tuple(f" {word}" for word in scale.level_words))
+        says = "The quality of this image is"
+        return (Forced(says), level, Forced(".")), (Forced(f"\n{says}"), level, Forced("."))
+    digits = Decimal(SCORE, scale.digits, scale.trimmed)
+    return (
+        (Forced("The score of this image is "), digits, Forced(".")),
+        (Forced("\nThe final score is <"), digits, Forced(">.")),
+    )
 
 
 def _published(vocabulary: Vocabulary, scale: ScoreScale) -> list[AnswerTemplate]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from typing import Any, Literal, get_args
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -22,8 +22,19 @@ MANIFEST_VERSION = 1
 Placement = Literal["before_image", "after_image"]
 Tokenisation = Literal["segments", "whole_text"]
 ResizeRule = Literal["bicubic", "nearest_262144"]
-Decoder = Literal["digit_tree", "per_position", "greedy"]
-DECODERS: tuple[Decoder, ...] = get_args(Decoder)
+ScoreHead = Literal["digits", "levels", "soft_levels", "bins", "regression", "mlp"]
+Decoder = Literal["digit_tree", "per_position", "greedy", "mean", "mode", "point"]
+DECODERS: Mapping[ScoreHead, tuple[Decoder, ...]] = {
+    "digits": ("digit_tree", "per_position", "greedy"),
+    "levels": ("mean", "mode"),
+    "soft_levels": ("mean", "mode"),
+    "bins": ("mean", "mode"),
+    "regression": ("point",),
+    "mlp": ("point",),
+}
+"""Ways to read a score, by its head; the first is the default."""
+READOUT_HEADS: frozenset[ScoreHead] = frozenset({"bins", "regression", "mlp"})
+"""Heads with weights of their own, which read the last hidden state; the others write tokens."""
 
 
 class _Part(BaseModel):
@@ -99,21 +110,51 @@ class ScoreScale(_Part):
 
     Attributes:
         native_low, native_high: Range of the training labels; maps linearly to [0, 10).
-        digits: M, digits of the score text, the integer digit counted (3: "6.59").
+        head: What the score arises from. ``digits``: next tokens (RealQA). ``levels``: words for equal parts
+            of the range, learnt as tokens (Q-Align, arXiv 2312.17090). ``soft_levels``: the same words,
+            learnt as a distribution (DeQA-Score, arXiv 2501.11599). ``bins``: classes of equal width over
+            the last hidden state (RvTC, arXiv 2507.14997). ``regression``: one linear output over it
+            (VideoScore, arXiv 2406.15252). ``mlp``: a small network over it (Q-Scorer).
+        digits: M, digits of the score text, the integer digit counted (3: "6.59"). Of every head the score
+            stays below 10 by one unit of its last digit.
         trimmed: Whether labels dropped trailing zeros ("7.0", "3.9").
-        decoder: How the score column is read (``model.reading.decoded_score``).
+        level_words: Of the two heads that write words, the worst first.
+        bins: How many, of that head.
+        hidden_width: Of the mlp.
+        decoder: How the score column is read (``model.reading``); None given = the head's first.
     """
 
     native_low: float = 0.0
     native_high: float = 10.0
+    head: ScoreHead = "digits"
     digits: int = Field(default=3, ge=2, le=5)
     trimmed: bool = False
+    level_words: tuple[str, ...] = Field(
+        default=("bad", "poor", "fair", "good", "excellent"), min_length=2, max_length=10
+    )
+    bins: int = Field(default=20, ge=2, le=1000)
+    hidden_width: int = Field(default=256, ge=1, le=65536)
     decoder: Decoder = "digit_tree"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _heads_own_decoder(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or data.get("decoder") is not None:
+            return data
+        ways = {str(head): decoders for head, decoders in DECODERS.items()}.get(data.get("head", "digits"))
+        return data if ways is None else {**data, "decoder": ways[0]}
+
     @model_validator(mode="after")
-    def _rises(self) -> ScoreScale:
+    def _fits_together(self) -> ScoreScale:
+        problems = []
         if not self.native_low < self.native_high:
-            raise ValueError("native_low must be below native_high")
+            problems.append("native_low must be below native_high")
+        if self.decoder not in DECODERS[self.head]:
+            problems.append(f"decoder of head {self.head!r} must be one of {', '.join(DECODERS[self.head])}")
+        if len(set(self.level_words)) < len(self.level_words):
+            problems.append("level_words must differ")
+        if problems:
+            raise ValueError("; ".join(problems))
         return self
 
 

@@ -98,15 +98,19 @@ class Prediction:
     uncertainty). Attributes that the template does not ask for are None.
 
     Attributes:
-        score: [0, 10), higher is better; read as the adapter's decoder says: chain-rule mean over the
-            digit tree, expectation position by position, or the greedy reading.
-        score_std: Standard deviation of the digit tree's distribution, whatever the decoder.
-        score_greedy: The number the model would have written.
+        score: [0, 10), higher is better; read as the adapter's decoder says: of digits the chain-rule mean
+            over their tree, the expectation position by position, or the greedy reading; of levels and bins
+            the mean or the most probable one; or the one number that a head gives.
+        score_std: Standard deviation of the score's distribution (of digits: the tree's), whatever the
+            decoder; None where a head gives one number.
+        score_greedy: The number the model would have written, or the most probable level or bin; None where
+            a head gives one number.
         score_native: ``score`` on the adapter's native scale.
         composite_score: Weighted attributes, where the manifest has weights.
         reasons: Free-text reasons, one a line, for templates that have them.
         format_mass: Smallest unrestricted probability of the allowed set over the nodes where the row's
-            choices and digits were decided, (0, 1]; free text does not count.
+            choices and digits were decided, (0, 1]; free text does not count. None where no token was
+            decided.
         context_used: The context as the model saw it; None where it saw none.
     """
 
@@ -157,7 +161,7 @@ class Provenance:
         adapter: Name of the adapter, from its manifest.
         adapter_revision: sha256 of its manifest.
         template: Answer template.
-        decoder: How the score is read ("digit_tree", "per_position" or "greedy").
+        decoder: How the score is read (``schemas.manifest.DECODERS``).
         engine_version: Version of this package.
         device: What computed ("cpu", "cuda:NVIDIA H100").
         dtype: Of the weights ("float32", "bfloat16").

@@ -111,14 +111,14 @@ SCORES_SCHEMA = pa.schema(
         _field(
             "score_std",
             pa.float32(),
-            f"standard deviation of the score's distribution{_CONDITIONAL}",
+            f"standard deviation of the score's distribution{_CONDITIONAL}; null for one-number heads",
             range="≥ 0",
             direction="lower is surer",
         ),
         _field(
             "score_greedy",
             pa.float32(),
-            "the number that greedy decoding writes",
+            "the number that greedy decoding writes, or the most probable level or bin; null without either",
             range=_RANGE,
             direction=_BETTER,
         ),
@@ -147,7 +147,8 @@ SCORES_SCHEMA = pa.schema(
         _field(
             "format_mass",
             pa.float32(),
-            "smallest probability, over all tokens, that the allowed values of a choice or digit had",
+            "smallest probability, over all tokens, that the allowed values of a choice or digit had; "
+            "null where no token was decided",
             range="0–1",
             direction="higher: the adapter fits the template",
         ),

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from model.templates import answer_templates
 from schemas.attributes import VOCABULARY
 from schemas.errors import ConfigurationError
-from schemas.manifest import ImageRule, Placement, ScoreScale
+from schemas.manifest import READOUT_HEADS, ImageRule, Placement, ScoreScale
 
 
 class _Part(BaseModel):
@@ -38,12 +38,31 @@ class LoraSettings(_Part):
     dropout: float = Field(default=0.05, ge=0, lt=1)
 
 
+class ScoreLoss(_Part):
+    """How a score head is taught; digits and hard levels are tokens, and need nothing of this.
+
+    Attributes:
+        weight: Of the head's loss, beside the mean cross-entropy of the answer's tokens.
+        soft_bins: Bins learn the distribution that ``mos`` and ``mos_std`` give, not the one bin of ``mos``.
+        assumed_std: Deviation where a label has no ``mos_std``, in points of 0–10; None = none: soft levels
+            then put the label between two levels.
+        fidelity: Weight of a ranking loss over the pairs of a micro-batch (DeQA-Score); 0 = none.
+    """
+
+    weight: float = Field(default=1.0, gt=0)
+    soft_bins: bool = False
+    assumed_std: float | None = Field(default=None, gt=0)
+    fidelity: float = Field(default=0.0, ge=0)
+
+
 class StageConfig(_Part):
     """One stage.
 
     Attributes:
         stage: ``base`` pre-trains a small base; ``stage1`` learns attributes, ``stage2`` the score.
         trainable: ``all`` weights, or a ``lora`` adapter on a base that stays as it is.
+        initialise: Start from the weights of the ``base``, or from ``random`` ones of the same shape, drawn
+            with ``seed``: to see what the base's own training is worth.
         vision: What an adapter changes in the vision tower: nothing (``frozen``), low-rank updates
             (``lora``), or all of it (``full``, saved with the adapter). Where ``trainable`` is ``all``, the
             tower is trained too unless ``frozen``.
@@ -55,15 +74,21 @@ class StageConfig(_Part):
         context_share: Share of conversations that show the image's context, where it has one; the rest
             teaches to do without.
         image: Pixel budget and resize rule, the same in serving.
-        score: Native range of the labels' ``mos``, and how the score is written.
+        score: Native range of the labels' ``mos``, the head that the score arises from, and how it is read.
+        score_loss: How that head is taught.
         steps: Optimiser steps; or
         epochs: as many as show every image once with every template, that often.
         batch_size: Conversations per step, over all processes.
         micro_batch_size: Conversations that a process holds at a time; None = its whole share of a step.
+        bucketing: Conversations of like length share a micro-batch, so that less of it is padding
+            (``training.bucketing``); changes nothing where a step is one micro-batch.
         precision: Of the arithmetic: ``bfloat16`` halves memory and is faster where the hardware has it. The
             weights that are trained stay in float32.
         gradient_checkpointing: Computes activations twice instead of keeping them.
         checkpoint_every: Steps between states that a killed run goes on from.
+        validate_every: Steps between measurements on images of split ``validation`` (``training.validator``),
+            and once more at the end; the weights that did best are kept. None = never: the last ones are.
+        stop_after: Measurements in a row without a new best that end the run early; None = it is not ended.
         optimiser: ``adamw``, or ``muon`` for weight matrices with AdamW for the rest (from scratch only).
         learning_rate: Highest learning rate; cosine schedule down to zero.
         vision_learning_rate: The same for the vision tower; None = ``learning_rate``.
@@ -78,6 +103,7 @@ class StageConfig(_Part):
 
     stage: Literal["base", "stage1", "stage2"]
     trainable: Literal["all", "lora"] = "lora"
+    initialise: Literal["base", "random"] = "base"
     vision: Literal["frozen", "lora", "full"] = "lora"
     lora: LoraSettings = LoraSettings()
     templates: dict[str, float] = Field(min_length=1)
@@ -87,13 +113,17 @@ class StageConfig(_Part):
     context_share: float = Field(default=0.5, ge=0, le=1)
     image: ImageRule
     score: ScoreScale = ScoreScale()
+    score_loss: ScoreLoss = ScoreLoss()
     steps: int | None = Field(default=None, ge=1)
     epochs: float | None = Field(default=None, gt=0)
     batch_size: int = Field(default=16, ge=1)
     micro_batch_size: int | None = Field(default=None, ge=1)
+    bucketing: bool = True
     precision: Literal["float32", "bfloat16"] = "float32"
     gradient_checkpointing: bool = False
     checkpoint_every: int = Field(default=200, ge=1)
+    validate_every: int | None = Field(default=None, ge=1)
+    stop_after: int | None = Field(default=None, ge=1)
     optimiser: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = Field(default=1e-4, gt=0)
     vision_learning_rate: float | None = Field(default=None, gt=0)
@@ -122,6 +152,15 @@ class StageConfig(_Part):
         ]
         if (self.stage == "base") != (self.trainable == "all"):
             problems.append("stage 'base' trains 'all' weights, the others an adapter ('lora')")
+        if self.initialise == "random" and self.trainable == "lora":
+            problems.append(
+                "initialise 'random' needs trainable 'all': an adapter cannot teach random weights"
+            )
+        if self.initialise == "random" and self.vision == "frozen":
+            problems.append("initialise 'random' with vision 'frozen' would never learn to see")
+        if self.stop_after is not None and self.validate_every is None:
+            problems.append("stop_after counts measurements: validate_every must say how often there is one")
+        problems += self._head_problems()
         if (self.steps is None) == (self.epochs is None):
             problems.append("one of steps and epochs says how long to train")
         if self.micro_batch_size is not None and self.batch_size % self.micro_batch_size:
@@ -129,6 +168,16 @@ class StageConfig(_Part):
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    def _head_problems(self) -> list[str]:
+        head, problems = self.score.head, []
+        if head in READOUT_HEADS and self.stage != "stage2":
+            problems.append(f"score.head {head!r} has weights of its own, which stage2 alone trains")
+        if self.score_loss.soft_bins and head != "bins":
+            problems.append("score_loss.soft_bins is for score.head 'bins'")
+        if self.score_loss.fidelity and head not in ("soft_levels", "bins"):
+            problems.append("score_loss.fidelity needs a distribution: score.head 'soft_levels' or 'bins'")
+        return problems
 
     def optimiser_steps(self, images: int) -> int:
         """How long to train on so many images."""

@@ -23,13 +23,14 @@ from model.conversation import (
     slot_values,
     training_example,
 )
-from model.images import decode_image, inspect_image
+from model.images import decode_image, inspect_image, resized_size
 from model.patches import grid_thw, normalised_patches, visual_tokens
+from model.scores import to_unit_scale, to_unit_std
 from model.templates import AnswerTemplate, answer_templates
 from model.tokens import IM_END, TextEncoder
 from schemas.annotations import Annotation
 from schemas.attributes import Vocabulary
-from schemas.errors import ConfigurationError
+from schemas.errors import ConfigurationError, ScoringError
 from schemas.manifest import Conversation, ImageRule, ScoreScale
 from training.annotation_files import image_file
 from training.targets import ALWAYS_RIGHT, WrongValues, targets_of
@@ -81,6 +82,26 @@ class LabelledImages(Sequence[LabelledImage]):
             return LabelledImages(self.annotations[index], lambda i: self._read(chosen[i]), self._rule)
         data = self._read(index)
         return LabelledImage(decode_image(data, inspect_image(data), self._rule), self.annotations[index])
+
+    def sizes(self) -> list[tuple[int, int]]:
+        """Height and width, px, at which the model sees every image; by the headers, nothing is decoded.
+
+        Raises:
+            ConfigurationError: Images that cannot be read; they are named.
+        """
+        found: list[tuple[int, int]] = []
+        problems: list[str] = []
+        for index, annotation in enumerate(self.annotations):
+            try:
+                facts = inspect_image(self._read(index))
+                assert facts.height_px is not None  # a header that was read
+                assert facts.width_px is not None
+                found.append(resized_size(facts.height_px, facts.width_px, self._rule))
+            except (ScoringError, OSError) as error:
+                problems.append(f"{annotation.image}: {error}")
+        if problems:
+            raise ConfigurationError(problems[:20])
+        return found
 
     @cached_property
     def digest(self) -> str:
@@ -203,7 +224,20 @@ class Renderer:
         tokens = visual_tokens(height, width)
         fed = {**values, **{name: value for name, value in (fed_wrong or {}).items() if name in values}}
         example = training_example(prompt, program, fed, self._encoder, tokens, context)
-        return Conversed(example, targets_of(program, example, values, fed), image.pixels)
+        targets = targets_of(program, example, values, fed)
+        if example.score_start is None or image.annotation.mos is None:
+            return Conversed(example, targets, image.pixels)
+        if self._scale.head == "soft_levels":
+            # Learnt as a distribution (training.score_losses), not as this one word.
+            targets = (*targets[: example.score_start], None, *targets[example.score_start + 1 :])
+        std = image.annotation.mos_std
+        return Conversed(
+            example,
+            targets,
+            image.pixels,
+            to_unit_scale(image.annotation.mos, self._scale),
+            None if std is None else to_unit_std(std, self._scale),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,15 +248,23 @@ class Conversed:
         example: What the model is fed.
         targets: For every answer token what the model should have written there; None = nothing is asked.
         pixels: The image.
+        score: Of the labels, in points of 0–10, where the answer has one.
+        score_std: Its standard deviation, where the labels have one.
     """
 
     example: TrainingExample
     targets: tuple[int | None, ...]
     pixels: NDArray[np.uint8]
+    score: float | None = None
+    score_std: float | None = None
 
 
 class ConversationDataset(Dataset[Conversed]):
-    """A plan, rendered on demand."""
+    """A plan, rendered on demand.
+
+    Attributes:
+        plan: What is asked of which image, in order.
+    """
 
     def __init__(
         self,
@@ -231,15 +273,32 @@ class ConversationDataset(Dataset[Conversed]):
         renderer: Renderer,
         wrong: WrongValues = ALWAYS_RIGHT,
     ) -> None:
-        self._images, self._plan, self._renderer, self._wrong = images, plan, renderer, wrong
+        self.plan = plan
+        self._images, self._renderer, self._wrong = images, renderer, wrong
 
     def __len__(self) -> int:
-        return len(self._plan)
+        return len(self.plan)
 
     def __getitem__(self, index: int) -> Conversed:
-        planned = self._plan[index]
+        planned = self.plan[index]
         image = self._images[planned.image]
         return self._renderer.render(image, planned, self._fed_wrong(planned))
+
+    def lengths(self) -> list[int]:
+        """Tokens of every conversation, visual ones included; no image is decoded.
+
+        Raises:
+            ConfigurationError: Images that cannot be read; they are named.
+        """
+        sizes = self._images.sizes()
+        found = []
+        for planned in self.plan:
+            # One byte seen as a picture: only its size is asked for.
+            pixels = np.broadcast_to(np.uint8(0), (*sizes[planned.image], 3))
+            blank = LabelledImage(pixels, self._images.annotations[planned.image])
+            rendered = self._renderer.render(blank, planned, self._fed_wrong(planned))
+            found.append(len(rendered.example.input_ids))
+        return found
 
     def _fed_wrong(self, planned: PlannedConversation) -> dict[str, str]:
         """Draw, by the plan's seed, which attributes are fed the value of some other image."""
@@ -274,7 +333,9 @@ class Collator:
         """Collate.
 
         Returns:
-            The model's inputs, ``labels`` and ``weights`` (batch, longest answer): weight 0 = no target.
+            The model's inputs; ``labels`` and ``weights`` (batch, longest answer): weight 0 = no target; and
+            (batch,) each of ``score_columns``: which column of these decides the score, -1 = none, ``scores``
+            and ``score_stds`` in points of 0–10, NaN = not known.
         """
         length = max(len(row.example.input_ids) for row in rows)
         answer = max(len(row.example.decided) for row in rows)
@@ -291,6 +352,7 @@ class Collator:
             weights[index, answer - len(decided) :] = weight
             targets = [self._pad_id if target is None else target for target in row.targets]
             labels[index, answer - len(decided) :] = torch.tensor(targets)
+        starts = [None if row.score is None else row.example.score_start for row in rows]
         return {
             "input_ids": ids,
             "attention_mask": mask,
@@ -299,4 +361,16 @@ class Collator:
             "image_grid_thw": torch.tensor([grid_thw(*row.pixels.shape[:2]) for row in rows]),
             "labels": labels,
             "weights": weights,
+            "score_columns": torch.tensor(
+                [
+                    -1 if start is None else answer - len(row.example.decided) + start
+                    for row, start in zip(rows, starts, strict=True)
+                ]
+            ),
+            "scores": _numbers([row.score for row in rows]),
+            "score_stds": _numbers([row.score_std for row in rows]),
         }
+
+
+def _numbers(values: Sequence[float | None]) -> torch.Tensor:
+    return torch.tensor([float("nan") if value is None else value for value in values])

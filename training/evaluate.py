@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +27,7 @@ from training.evaluation import (
     DecoderEvaluation,
     Evaluation,
     LabelAgreement,
+    Parsing,
     ScoreFigures,
     ScorePoint,
     TargetEvaluation,
@@ -48,9 +51,10 @@ SCORE = "score"
 FEWEST_IMAGES = 3
 """A target with fewer labelled images is left out."""
 
-REFERENCE_DECODER: Decoder = "digit_tree"
 _GAUSSIAN = {1: 0.683, 2: 0.954}  # what a Gaussian holds within ± 1 and ± 2 standard deviations
+_NO_AGREEMENT = Agreement(Estimate(None), Estimate(None), Estimate(None))
 _Pair = tuple[Prediction, Annotation]
+_Name = TypeVar("_Name", bound=str)
 
 
 def evaluate_predictions(
@@ -60,6 +64,7 @@ def evaluate_predictions(
     scale: ScoreScale,
     readings: Mapping[Decoder, Sequence[float]] | None = None,
     *,
+    parsing: Parsing | None = None,
     seed: int = SEED,
 ) -> Evaluation:
     """Compare predictions with labels.
@@ -69,8 +74,9 @@ def evaluate_predictions(
         labels: Of the same images, in the same order.
         vocabulary: Codes of the labels.
         scale: Native range of the labels' ``mos``.
-        readings: The score of every image, in [0, 10), by decoder, ``digit_tree`` among them; None or empty
-            = the decoders are not compared.
+        readings: The score of every image, in [0, 10), by decoder, the one to compare with first; None or
+            empty = the decoders are not compared.
+        parsing: Of freely written answers; None = decoded by slots.
         seed: Of the intervals.
 
     Raises:
@@ -84,22 +90,25 @@ def evaluate_predictions(
     points: tuple[ScorePoint, ...] = ()
     rows = [row for row, (said, label) in enumerate(pairs) if None not in (said.score, label.mos)]
     if len(rows) >= FEWEST_IMAGES:
-        chosen = [predictions[row] for row in rows]
         true = np.array([to_unit_scale(_known(labels[row].mos), scale) for row in rows])
-        score = np.array([_known(said.score) for said in chosen])
-        deviation = np.array([_known(said.score_std) for said in chosen])
+        score = np.array([_known(predictions[row].score) for row in rows])
+        deviations = [predictions[row].score_std for row in rows]
         targets.append(_score(score, true, sources[rows], seed))
         points = tuple(
             ScorePoint(labels[row].image, *numbers)
-            for row, *numbers in zip(rows, true.tolist(), score.tolist(), deviation.tolist(), strict=True)
+            for row, *numbers in zip(rows, true.tolist(), score.tolist(), deviations, strict=True)
         )
-        coverage = score_coverage(score, deviation, true, sources[rows], seed=seed)
+        deviation = _optional(deviations)
+        if deviation is not None:
+            coverage = score_coverage(score, deviation, true, sources[rows], seed=seed)
         read = {decoder: np.array(values)[rows] for decoder, values in (readings or {}).items()}
         decoders = compare_decoders(read, true, sources[rows], seed=seed) if read else ()
     for attribute in vocabulary.evaluated:
         rows = _attribute_rows(attribute, pairs)
         if len(rows) >= FEWEST_IMAGES:
             targets.append(_attribute(attribute, [pairs[row] for row in rows], sources[rows], seed))
+    if parsing is not None:
+        targets = _with_unread(targets, pairs, sources, parsing, vocabulary)
     return Evaluation(
         images=len(labels),
         sources=_count(sources),
@@ -109,6 +118,7 @@ def evaluate_predictions(
         seed=seed,
         mos_correlations=correlate_with_mos(pairs, vocabulary, sources, FEWEST_IMAGES, seed=seed),
         points=points,
+        parsing=parsing,
     )
 
 
@@ -135,32 +145,54 @@ def score_coverage(
 def compare_decoders(
     readings: Mapping[Decoder, Numbers], true: Numbers, sources: NDArray[np.int64], *, seed: int = SEED
 ) -> tuple[DecoderEvaluation, ...]:
-    """Compare ways to read the score with ``digit_tree``, on the same resamples.
+    """Compare ways to read the score with the first of them, on the same resamples.
 
     Args:
-        readings: (n,) scores by decoder, ``digit_tree`` among them.
+        readings: (n,) scores by decoder, at least one.
         true: (n,) true scores on the same scale.
         sources: (n,) number of every image's source.
         seed: Of the intervals.
     """
+    compared = compare_readings(readings, next(iter(readings)), true, sources, seed=seed)
+    return tuple(DecoderEvaluation(decoder, *figures) for decoder, figures in compared.items())
+
+
+def compare_readings(
+    readings: Mapping[_Name, Numbers],
+    reference: _Name,
+    true: Numbers,
+    sources: NDArray[np.int64],
+    *,
+    seed: int = SEED,
+) -> dict[_Name, tuple[ScoreFigures, ScoreFigures | None]]:
+    """Compare several scores of the same images with one of them, on the same resamples.
+
+    Args:
+        readings: (n,) scores by name.
+        reference: The name of the one that the others are compared with.
+        true: (n,) true scores on the same scale.
+        sources: (n,) number of every image's source.
+        seed: Of the intervals.
+
+    Returns:
+        Figures by name, and their differences to the reference's (a score's figures − the reference's); None
+        for the reference itself.
+    """
     statistics = {
-        decoder: [srcc(read, true), plcc(read, true), rmse(read, true), mean(read - true)]
-        for decoder, read in readings.items()
+        name: [srcc(read, true), plcc(read, true), rmse(read, true), mean(read - true)]
+        for name, read in readings.items()
     }
-    reference = statistics[REFERENCE_DECODER]
-    others = [decoder for decoder in readings if decoder != REFERENCE_DECODER]
-    wanted = [statistic for decoder in readings for statistic in statistics[decoder]]
+    others = [name for name in readings if name != reference]
+    wanted = [statistic for name in readings for statistic in statistics[name]]
     wanted += [
         difference(one, other)
-        for decoder in others
-        for one, other in zip(statistics[decoder], reference, strict=True)
+        for name in others
+        for one, other in zip(statistics[name], statistics[reference], strict=True)
     ]
     found = iter(estimates(wanted, sources, seed=seed))
-    figures = {decoder: _score_figures([next(found) for _ in reference]) for decoder in readings}
-    differences = {decoder: _score_figures([next(found) for _ in reference]) for decoder in others}
-    return tuple(
-        DecoderEvaluation(decoder, figures[decoder], differences.get(decoder)) for decoder in readings
-    )
+    figures = {name: _score_figures([next(found) for _ in statistics[name]]) for name in readings}
+    differences = {name: _score_figures([next(found) for _ in statistics[name]]) for name in others}
+    return {name: (figures[name], differences.get(name)) for name in readings}
 
 
 def source_numbers(labels: Sequence[Annotation]) -> NDArray[np.int64]:
@@ -202,6 +234,28 @@ def _attribute(
     agreed = [_agreement(figures[start : start + 3]) for start in range(0, len(figures), 3)]
     of_expected = agreed[1] if expected is not None else None
     return TargetEvaluation(name, len(pairs), _count(sources), agreed[0], of_expected, labels)
+
+
+def _with_unread(
+    targets: Sequence[TargetEvaluation],
+    pairs: Sequence[_Pair],
+    sources: NDArray[np.int64],
+    parsing: Parsing,
+    vocabulary: Vocabulary,
+) -> list[TargetEvaluation]:
+    """Say of every target how many labelled images lack it, of those too that leave too few for a figure."""
+    measured = {target.target: target for target in targets}
+    asked = {target.target for target in parsing.targets}
+    labels = {SCORE: "mos"} | {one.name: one.name for one in vocabulary.evaluated}
+    found = []
+    for name, label in labels.items():
+        labelled = [row for row, (_, truth) in enumerate(pairs) if getattr(truth, label) is not None]
+        if name not in asked or len(labelled) < FEWEST_IMAGES:
+            continue
+        rows = [row for row in labelled if getattr(pairs[row][0], name) is not None]
+        bare = TargetEvaluation(name, len(rows), _count(sources[rows]), _NO_AGREEMENT, None, None)
+        found.append(replace(measured.get(name, bare), unread=len(labelled) - len(rows)))
+    return found
 
 
 def _label_agreement(
@@ -257,7 +311,7 @@ def _optional(values: Sequence[float | None]) -> Numbers | None:
 
 def _known(value: float | None) -> float:
     if value is None:
-        raise ValueError("a prediction has a score, but no score_std")
+        raise ValueError("a chosen row lacks its score or its mos")
     return value
 
 

@@ -34,7 +34,7 @@ def evaluation_page(reports: Sequence[EvaluationReport]) -> str:
     Args:
         reports: One a data set, at least one.
     """
-    title = f"Evaluation of {reports[0].provenance.adapter}"
+    title = f"Evaluation of {reports[0].subject}"
     parts = [f"<h1>{escape(title)}</h1>"]
     if len(reports) > 1:
         parts.append(data_sets_table(reports).to_html())

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from schemas.annotations import Split
 from schemas.records import Provenance
 from training.bootstrap import Estimate
+from training.contexts import ContextChoice
 from training.evaluate import SCORE
 from training.evaluation import Evaluation, TargetEvaluation
 from training.evaluation_tables import evaluation_tables, shown
+from training.free_answers import WrittenAnswer
 from training.scoring import ImageFailure
 from training.tables import Table
 
@@ -19,6 +21,25 @@ SYNTHETIC = "The adapter's labels are SYNTHETIC: it learnt them, and not human t
 
 _FAILURES_SHOWN = 5
 _NONE = Estimate(None)
+_CONTEXTS: Mapping[ContextChoice, str] = {
+    "given": "with their contexts",
+    "none": "without their contexts",
+    "shuffled": "with one another's contexts",
+    "all": "with their contexts, the score also without and with one another's",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ImageAnswers:
+    """What was written about one image, or about every frame of a video.
+
+    Attributes:
+        image: As its annotation names it.
+        written: One answer, or one a frame.
+    """
+
+    image: str
+    written: tuple[WrittenAnswer, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +52,13 @@ class EvaluationReport:
         data: The data set, as it was named.
         split: Which part of it.
         limit: Only the first so many of its images; None = all.
-        with_context: Whether the model saw the images' contexts.
+        context: Which contexts the model saw.
         mos_low, mos_high: Native range of its ``mos``.
         versions: Of Python and the libraries that compute.
         failures: Images that could not be read, and are in no figure.
         evaluation: The figures, of the other images.
+        videos: How many of the images are videos.
+        answers: What was written about every image that could be read; empty unless written freely.
     """
 
     provenance: Provenance
@@ -43,12 +66,14 @@ class EvaluationReport:
     data: str
     split: Split
     limit: int | None
-    with_context: bool
+    context: ContextChoice
     mos_low: float
     mos_high: float
     versions: dict[str, str]
     failures: tuple[ImageFailure, ...]
     evaluation: Evaluation
+    videos: int = 0
+    answers: tuple[ImageAnswers, ...] = ()
 
     def to_markdown(self) -> str:
         """Everything that a person reads: who, on what, then the tables."""
@@ -61,18 +86,23 @@ class EvaluationReport:
     def who(self) -> str:
         """Who answered, in a line."""
         who = self.provenance
-        return (
-            f"{who.adapter} ({who.adapter_revision[:12]}) on {who.base_model}, template {who.template}, "
-            f"score read by {who.decoder}, {who.device}, {who.dtype}"
-        )
+        how = "answers written freely" if self.answers else f"score read by {who.decoder}"
+        revision = f" ({who.adapter_revision[:12]}) on {who.base_model}" if who.adapter_revision else ""
+        return f"{self.subject}{revision}, template {who.template}, {how}, {who.device}, {who.dtype}"
+
+    @property
+    def subject(self) -> str:
+        """What was evaluated: the adapter, or the base where there is none."""
+        who = self.provenance
+        return who.adapter if who.adapter_revision else f"{who.base_model} without adapter"
 
     @property
     def what(self) -> str:
         """What was asked, in a line."""
         first = f"the first {self.limit} images of " if self.limit is not None else ""
-        context = "with" if self.with_context else "without"
+        videos = f"{self.videos} videos by one frame a second, " if self.videos else ""
         return (
-            f"{first}{self.data}, split {self.split}, {context} their contexts, "
+            f"{first}{self.data}, split {self.split}, {videos}{_CONTEXTS[self.context]}, "
             f"mos {self.mos_low:g}–{self.mos_high:g}"
         )
 
@@ -107,7 +137,9 @@ def reports_markdown(reports: Sequence[EvaluationReport]) -> str:
 
 def data_sets_table(reports: Sequence[EvaluationReport]) -> Table:
     """The score's agreement, one row a data set."""
-    head = ("data set", "n", "sources", "failures", "SRCC", "PLCC", "PLCC after the 4-parameter logistic")
+    free = any(report.evaluation.parsing is not None for report in reports)
+    parsed = ("not parsed",) if free else ()
+    figure_names = ("SRCC", "PLCC", "PLCC after the 4-parameter logistic", "RMSE of 0–10")
     rows = []
     for report in reports:
         score = _score(report.evaluation)
@@ -116,9 +148,11 @@ def data_sets_table(reports: Sequence[EvaluationReport]) -> Table:
             agreed = score.decided
             figures = [agreed.srcc, agreed.plcc, score.plcc_logistic or _NONE, agreed.rmse]
         counts = (score.images, score.sources) if score is not None else (0, 0)
-        names = (report.data, *map(str, counts), str(len(report.failures)))
+        unread = (str(score.unread if score is not None and score.unread is not None else 0),) if free else ()
+        names = (report.data, *map(str, counts), str(len(report.failures)), *unread)
         rows.append((*names, *map(shown, figures)))
-    return Table("The score on every data set", (*head, "RMSE of 0–10"), tuple(rows))
+    head = ("data set", "n", "sources", "failures", *parsed, *figure_names)
+    return Table("The score on every data set", head, tuple(rows))
 
 
 def _score(evaluation: Evaluation) -> TargetEvaluation | None:

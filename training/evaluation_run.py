@@ -1,26 +1,38 @@
-"""``python -m training evaluate``: an adapter against labelled data sets."""
+"""``python -m training evaluate``: an adapter, or an untuned base, against labelled data sets."""
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
-from model.checks import checked_manifest
 from model.scorer import Scorer
-from model.templates import SCORE, answer_template
+from model.templates import SCORE, Decimal
 from schemas.annotations import Annotation, Split
 from schemas.attributes import VOCABULARY
 from schemas.errors import ConfigurationError
-from schemas.manifest import AdapterManifest, ScoreScale
+from schemas.manifest import ScoreScale
 from training.annotation_files import image_file, read_annotations
+from training.context_evaluation import evaluate_contexts
+from training.contexts import (
+    ContextChoice,
+    conversation_context_problems,
+    data_context_problems,
+    shown_contexts,
+)
 from training.dataset_file import read_facts
 from training.evaluate import FEWEST_IMAGES, evaluate_predictions
-from training.evaluation_report import EvaluationReport
-from training.scoring import score_images
+from training.evaluation_report import EvaluationReport, ImageAnswers
+from training.free_generation import MAX_NEW_TOKENS, FreeWriter, WrittenImages, write_about_images
+from training.layouts.video import is_video
+from training.optional_modules import optional_module
+from training.respondent import Respondent, adapter_respondent, untuned_respondent
+from training.scoring import ScoredImages, score_images
 
+Decoding = Literal["slots", "generate"]
 _LIBRARIES = ("torch", "transformers", "numpy", "pillow")
 
 
@@ -29,29 +41,33 @@ class EvaluationSettings:
     """What the command line chooses.
 
     Attributes:
-        adapter: Its directory.
+        adapter: Its directory; None = the base as it is, which must be named, and can only ``generate``.
         data: Data sets: folders of annotations, or their files.
         base_model: Name or path of the base; None = the one that the manifest names.
         template: Answer template; None = the adapter's default.
         split: Which part of the data.
         mos_ranges: Native range of the data's ``mos``: one for all data sets, or one each; empty = as
             each one's dataset.json says, else the adapter's.
-        with_context: Whether the model sees the images' contexts.
+        context: Which contexts the model sees.
         limit: Only the first so many images of each data set; None = all.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         allow_failures: Whether images that cannot be read are counted and left out.
+        decoder: ``slots``: as serving decodes; ``generate``: answers are written freely, and parsed.
+        max_new_tokens: Longest answer of ``generate``.
     """
 
-    adapter: Path
+    adapter: Path | None
     data: tuple[Path, ...]
     base_model: str | None = None
     template: str | None = None
     split: Split = "test"
     mos_ranges: tuple[tuple[float, float], ...] = ()
-    with_context: bool = True
+    context: ContextChoice = "given"
     limit: int | None = None
     device: str = "auto"
     allow_failures: bool = False
+    decoder: Decoding = "slots"
+    max_new_tokens: int = MAX_NEW_TOKENS
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,50 +90,93 @@ def run_evaluations(settings: EvaluationSettings) -> list[EvaluationReport]:
             data, or both together. Then for images that cannot be read, all of a data set's, unless failures
             are allowed and some images can be read.
     """
-    manifest, data_sets = _checked(settings)
-    scorer = Scorer.load(
-        settings.adapter,
-        base_model=settings.base_model,
-        template=settings.template,
-        device=settings.device,
-    )
-    return [_report(settings, manifest, scorer, one) for one in data_sets]
+    respondent, data_sets = _checked(settings)
+    loaded: Scorer | FreeWriter
+    if settings.decoder == "generate":
+        loaded = FreeWriter.load(respondent, device=settings.device, max_new_tokens=settings.max_new_tokens)
+    else:
+        loaded = Scorer.load(
+            respondent.adapter,
+            base_model=settings.base_model,
+            template=settings.template,
+            device=settings.device,
+        )
+    return [_report(settings, respondent, loaded, one) for one in data_sets]
 
 
 def _report(
-    settings: EvaluationSettings, manifest: AdapterManifest, scorer: Scorer, data: _DataSet
+    settings: EvaluationSettings, respondent: Respondent, loaded: Scorer | FreeWriter, data: _DataSet
 ) -> EvaluationReport:
     files = [image_file(data.path, annotation) for annotation in data.annotations]
-    contexts = [annotation.context if settings.with_context else None for annotation in data.annotations]
-    scored = score_images(scorer, files, contexts, allow_failures=settings.allow_failures)
+    contexts = shown_contexts(data.annotations, "given" if settings.context == "all" else settings.context)
+    scored, written = _answered(loaded, files, contexts, allow_failures=settings.allow_failures)
     labels = [data.annotations[row] for row in scored.rows]
+    evaluation = evaluate_predictions(
+        scored.predictions,
+        labels,
+        respondent.vocabulary,
+        data.scale,
+        scored.readings,
+        parsing=written.parsing if written else None,
+    )
+    if settings.context == "all":
+        compared = evaluate_contexts(
+            lambda some, shown: _answered(loaded, some, shown)[0].predictions,
+            files,
+            data.annotations,
+            scored,
+            data.scale,
+        )
+        evaluation = replace(evaluation, contexts=compared)
     return EvaluationReport(
-        provenance=scorer.provenance,
-        synthetic=manifest.training.synthetic,
+        provenance=loaded.provenance,
+        synthetic=respondent.synthetic,
         data=str(data.path),
         split=settings.split,
         limit=settings.limit,
-        with_context=settings.with_context,
+        context=settings.context,
         mos_low=data.scale.native_low,
         mos_high=data.scale.native_high,
         versions={"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES},
         failures=scored.failures,
-        evaluation=evaluate_predictions(
-            scored.predictions, labels, manifest.vocabulary, data.scale, scored.readings
+        evaluation=evaluation,
+        videos=sum(is_video(annotation.image) for annotation in data.annotations),
+        answers=tuple(
+            ImageAnswers(label.image, answers)
+            for label, answers in zip(labels, written.answers if written else (), strict=False)
         ),
     )
 
 
-def _checked(settings: EvaluationSettings) -> tuple[AdapterManifest, list[_DataSet]]:
-    """Read adapter and data; say everything that is wrong with any of them."""
+def _answered(
+    loaded: Scorer | FreeWriter,
+    files: Sequence[Path],
+    contexts: Sequence[str | None],
+    *,
+    allow_failures: bool = False,
+) -> tuple[ScoredImages, WrittenImages | None]:
+    """What was said about images, and what was written, where answers are written freely."""
+    if isinstance(loaded, Scorer):
+        return score_images(loaded, files, contexts, allow_failures=allow_failures), None
+    written = write_about_images(loaded, files, contexts, allow_failures=allow_failures)
+    return written.scored, written
+
+
+def _checked(settings: EvaluationSettings) -> tuple[Respondent, list[_DataSet]]:
+    """Find who answers, and read the data; say everything that is wrong with any of them."""
     problems: list[str] = []
-    manifest = None
+    respondent = None
     data_sets: list[_DataSet] = []
     try:
-        manifest = checked_manifest(settings.adapter, settings.template, settings.base_model).manifest
+        respondent = _respondent(settings)
     except ConfigurationError as error:
         problems += error.reasons
-    vocabulary = VOCABULARY if manifest is None else manifest.vocabulary
+    if respondent is not None:
+        problems += conversation_context_problems(
+            settings.context, respondent.conversation, respondent.template
+        )
+        problems += _head_problems(settings.decoder, respondent)
+    vocabulary = VOCABULARY if respondent is None else respondent.vocabulary
     ranges = (
         settings.mos_ranges if len(settings.mos_ranges) != 1 else settings.mos_ranges * len(settings.data)
     )
@@ -128,28 +187,54 @@ def _checked(settings: EvaluationSettings) -> tuple[AdapterManifest, list[_DataS
         except ConfigurationError as error:
             problems += error.reasons
             continue
-        if manifest is not None:
+        problems += data_context_problems(settings.context, path, annotations, FEWEST_IMAGES)
+        problems += _video_problems(path, annotations)
+        if respondent is not None:
             stated = facts.native if facts else None
-            scale = _scale(manifest.score, ranges[place] if ranges else stated)
+            scale = _scale(respondent.score, ranges[place] if ranges else stated)
             data_sets.append(_DataSet(path, annotations, scale))
-            problems += _label_problems(settings.template, manifest, data_sets[-1])
-    if problems or manifest is None:
+            problems += _label_problems(respondent, data_sets[-1])
+    if problems or respondent is None:
         raise ConfigurationError(problems)
-    return manifest, data_sets
+    return respondent, data_sets
 
 
-def _label_problems(template: str | None, manifest: AdapterManifest, data: _DataSet) -> list[str]:
-    """What of the labels the adapter's answers cannot be compared with."""
-    name = template or manifest.answer.default_template
-    slots = {slot.name for slot in answer_template(name, manifest.vocabulary, manifest.score).slots}
-    asked = slots & {attribute.name for attribute in manifest.vocabulary.evaluated}
+def _respondent(settings: EvaluationSettings) -> Respondent:
+    if settings.adapter is not None:
+        return adapter_respondent(settings.adapter, settings.template, settings.base_model)
+    if settings.base_model is None or settings.decoder != "generate":
+        raise ConfigurationError("without an adapter: name the base model, and have it generate its answers")
+    return untuned_respondent(settings.base_model, settings.template)
+
+
+def _head_problems(decoder: Decoding, respondent: Respondent) -> list[str]:
+    scores = [slot for slot in respondent.template.slots if slot.name == SCORE]
+    if decoder == "slots" or all(isinstance(slot, Decimal) for slot in scores):
+        return []
+    return [f"--decoder generate: {respondent.name} does not write its score in digits"]
+
+
+def _video_problems(path: Path, annotations: Sequence[Annotation]) -> list[str]:
+    """Whether there are videos and nothing to read them with."""
+    if any(is_video(annotation.image) for annotation in annotations):
+        try:
+            optional_module("av", "realqa-beam[video]", f"{path}: reading videos")
+        except ConfigurationError as error:
+            return list(error.reasons)
+    return []
+
+
+def _label_problems(respondent: Respondent, data: _DataSet) -> list[str]:
+    """What of the labels the answers cannot be compared with."""
+    slots = {slot.name for slot in respondent.template.slots}
+    asked = slots & {attribute.name for attribute in respondent.vocabulary.evaluated}
     # Opinion is comparable with whatever is answered: an attribute is correlated with it too.
     known = [_label_count(label, data.annotations) for label in ("mos", *asked)]
     problems = []
     if max(known) < FEWEST_IMAGES:
         problems.append(
-            f"{data.path}: neither mos nor any label that template {name!r} answers is on {FEWEST_IMAGES} "
-            "images or more"
+            f"{data.path}: neither mos nor any label that template {respondent.template.name!r} answers "
+            f"is on {FEWEST_IMAGES} images or more"
         )
     low, high = data.scale.native_low, data.scale.native_high
     outside = [a.image for a in data.annotations if a.mos is not None and not low <= a.mos <= high]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from training.bootstrap import FEWEST_SOURCES, Estimate
-from training.evaluation import Agreement, Evaluation, ScoreFigures
+from training.evaluation import Agreement, Evaluation, Parsing, ScoreFigures
 from training.tables import Table
 
 _NONE = "–"
+_PARSING = "Values that could not be read out of what was written"
 
 
 def evaluation_tables(evaluation: Evaluation) -> str:
@@ -21,24 +22,45 @@ def all_tables(evaluation: Evaluation) -> list[Table]:
     """Every table of an evaluation, in the order in which it is read; some may have no rows."""
     return [
         agreement_table(evaluation),
+        parsing_table(evaluation),
         label_table(evaluation),
         coverage_table(evaluation),
         decoder_table(evaluation),
         mos_table(evaluation),
+        context_table(evaluation),
     ]
 
 
 def agreement_table(evaluation: Evaluation) -> Table:
-    """SRCC, PLCC and RMSE a target, decided and expected; the score's PLCC after the logistic too."""
+    """SRCC, PLCC and RMSE a target, decided and expected; the score's PLCC after the logistic too.
+
+    Of freely written answers also how many labelled images have one that lacks the target.
+    """
     curved = any(t.plcc_logistic is not None for t in evaluation.targets)
-    head = ["target", "n", "sources", *_agreement_head("decided")]
+    free = evaluation.parsing is not None
+    head = ["target", "n", *(["not parsed"] if free else []), "sources", *_agreement_head("decided")]
     head += [*(["PLCC after the 4-parameter logistic"] if curved else []), *_agreement_head("expected")]
     rows = []
     for t in evaluation.targets:
         after = [_NONE if t.plcc_logistic is None else shown(t.plcc_logistic)] if curved else []
-        numbers = [t.target, str(t.images), str(t.sources)]
+        unread = [_NONE if t.unread is None else str(t.unread)] if free else []
+        numbers = [t.target, str(t.images), *unread, str(t.sources)]
         rows.append([*numbers, *_agreement_cells(t.decided), *after, *_agreement_cells(t.expected)])
     return _table("Agreement with the labels", head, rows)
+
+
+def parsing_table(evaluation: Evaluation) -> Table:
+    """Freely written answers without a value that can be read: by target and reason, and whole answers."""
+    parsing = evaluation.parsing
+    head = ["answers without", "n", "not parsed", "missing", "not an allowed value", "out of range"]
+    if parsing is None:
+        return _table(_PARSING, head, [])
+    numbers = [
+        (one.target, parsing.answers, one.failed, one.missing, one.not_allowed, one.out_of_range)
+        for one in parsing.targets
+    ]
+    last = ["some of these", str(parsing.answers), str(parsing.failed), _NONE, _NONE, _NONE]
+    return _table(_PARSING, head, [*[[str(cell) for cell in row] for row in numbers], last])
 
 
 def label_table(evaluation: Evaluation) -> Table:
@@ -67,13 +89,14 @@ def coverage_table(evaluation: Evaluation) -> Table:
 
 
 def decoder_table(evaluation: Evaluation) -> Table:
-    """Ways to read the score, and their paired differences to the digit tree."""
+    """Ways to read the score, and their paired differences to the first."""
     head = ["score read by", "SRCC", "PLCC", "RMSE", "mean error (predicted − true)"]
     rows = []
     for found in evaluation.decoders:
         rows.append([found.decoder, *_figure_cells(found.figures)])
         if found.difference is not None:
-            rows.append([f"{found.decoder} − digit_tree", *_figure_cells(found.difference, signed=True)])
+            first = evaluation.decoders[0].decoder
+            rows.append([f"{found.decoder} − {first}", *_figure_cells(found.difference, signed=True)])
     return _table("Ways to read the score", head, rows)
 
 
@@ -85,6 +108,28 @@ def mos_table(evaluation: Evaluation) -> Table:
         for one in evaluation.mos_correlations
     ]
     return _table("Predicted attributes against mos", head, rows)
+
+
+def context_table(evaluation: Evaluation) -> Table:
+    """The score by context shown, its paired differences to none, and which of those are significant."""
+    head = [
+        "images",
+        "n",
+        "sources",
+        "context",
+        "SRCC",
+        "PLCC",
+        "RMSE",
+        "significant (0 not in the interval)",
+    ]
+    rows = []
+    for found in evaluation.contexts:
+        start = [found.group, str(found.images), str(found.sources)]
+        rows.append([*start, found.context, *_figure_cells(found.figures)[:3], _NONE])
+        if found.difference is not None:
+            cells = _figure_cells(found.difference, signed=True)[:3]
+            rows.append([*start, f"{found.context} − none", *cells, _significant(found.difference)])
+    return _table("The score by the context shown", head, rows)
 
 
 def shown(estimate: Estimate, *, signed: bool = False) -> str:
@@ -103,6 +148,15 @@ def how_to_read(evaluation: Evaluation) -> str:
         f"than {FEWEST_SOURCES} sources. Score in points of 0–10, attributes as ordinal codes. "
         f'"{_NONE}": not there, or no correlation because one side never changes, or no rising '
         "logistic that fits."
+        + ("" if evaluation.parsing is None else _how_to_read_parsing(evaluation.parsing))
+    )
+
+
+def _how_to_read_parsing(parsing: Parsing) -> str:
+    return (
+        f" Answers were written freely, one an image or video frame, {parsing.answers} of them; "
+        f"{parsing.cut_off} did not end within {parsing.limit_tokens} tokens. A value that cannot be read "
+        "out of its answer is not parsed, and in no figure."
     )
 
 
@@ -121,6 +175,18 @@ def _figure_cells(figures: ScoreFigures, *, signed: bool = False) -> list[str]:
         *[shown(one, signed=signed) for one in (figures.srcc, figures.plcc, figures.rmse)],
         shown(figures.mean_error, signed=True),
     ]
+
+
+def _significant(differences: ScoreFigures) -> str:
+    """Say in which figures 0 lies outside the interval, and on which side."""
+    named = {"SRCC": differences.srcc, "PLCC": differences.plcc, "RMSE": differences.rmse}
+    said = []
+    for name, found in named.items():
+        if found.low is None or found.high is None:
+            said.append(f"{name} unknown")
+        elif found.low > 0 or found.high < 0:
+            said.append(f"{name} {'rises' if found.low > 0 else 'falls'}")
+    return ", ".join(said) or "nothing"
 
 
 def _number(value: float | None, *, signed: bool = False) -> str:

@@ -12,7 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from model.adapter_config import ADAPTER_CONFIG_NAME, PEFT_PREFIX, WEIGHTS_NAME, tensor_name
+from model.adapter_config import (
+    ADAPTER_CONFIG_NAME,
+    PEFT_PREFIX,
+    SCORE_HEAD_NAME,
+    WEIGHTS_NAME,
+    tensor_name,
+)
 from model.checks import CheckedAdapter, checked_manifest
 from model.tensor_files import read_header
 from schemas.errors import ConfigurationError
@@ -140,6 +146,8 @@ def _write_merged(adapter: Path, checked: CheckedAdapter, folder: Path, dtype: s
     for name in _BASE_FILES:
         if (base / name).is_file():
             shutil.copyfile(base / name, folder / name)
+    if (adapter / SCORE_HEAD_NAME).is_file():
+        shutil.copyfile(adapter / SCORE_HEAD_NAME, folder / SCORE_HEAD_NAME)
 
 
 def _stored_dtype(base: Path) -> str:

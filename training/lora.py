@@ -14,6 +14,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import Qwen2VLForConditionalGeneration
 
+from model.adapters import SCORE_HEAD_MODULE
 from training.config import LoraSettings
 
 Vision = Literal["frozen", "lora", "full"]
@@ -39,15 +40,23 @@ def lora_targets(model: Qwen2VLForConditionalGeneration, vision: Vision = "lora"
 
 
 def attach_lora(
-    model: Qwen2VLForConditionalGeneration, settings: LoraSettings, vision: Vision = "lora"
+    model: Qwen2VLForConditionalGeneration,
+    settings: LoraSettings,
+    vision: Vision = "lora",
+    score_head: nn.Module | None = None,
 ) -> PeftModel:
-    """Freeze the base and put a trainable adapter on it."""
+    """Freeze the base and put a trainable adapter on it; a score head becomes part of both."""
+    whole = [_VISION_TOWER] if vision == "full" else []
+    if score_head is not None:
+        # PEFT then keeps it in checkpoints, too; what is written in the end stands in a file of its own.
+        model.add_module(SCORE_HEAD_MODULE, score_head)
+        whole.append(SCORE_HEAD_MODULE)
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
         target_modules=lora_targets(model, vision),
-        modules_to_save=[_VISION_TOWER] if vision == "full" else None,
+        modules_to_save=whole or None,
         task_type="CAUSAL_LM",
     )
     with warnings.catch_warnings():

@@ -4,17 +4,36 @@ from __future__ import annotations
 
 import yaml
 
-from model.templates import AnswerTemplate, Decimal, Forced, FreeText, answer_template
-from schemas.manifest import AdapterManifest, EvaluationResult, ImageRule
+from model.adapter_config import SCORE_HEAD_NAME
+from model.templates import SCORE, AnswerTemplate, Decimal, Forced, FreeText, answer_template
+from schemas.manifest import (
+    READOUT_HEADS,
+    AdapterManifest,
+    Decoder,
+    EvaluationResult,
+    ImageRule,
+    ScoreHead,
+    ScoreScale,
+)
 
 _TOKEN_PIXELS = 28 * 28
 _TAGS = ["qwen2_vl", "lora", "image-quality-assessment", "image-aesthetics"]
 _SYNTHETIC = """> **Trained on synthetic labels.** They say what a program did to photographs, and nothing
 > about human taste. Do not read these scores as anybody's opinion."""
-_DECODERS = {
+_HEADS: dict[ScoreHead, str] = {
+    "levels": "Written as one of the levels {words}",
+    "soft_levels": "A distribution over the levels {words}, the best of them 10",
+    "bins": "A distribution over {bins} equal bins, read off the last hidden state",
+    "regression": "One linear output over the last hidden state",
+    "mlp": "A small network over the last hidden state",
+}
+_DECODERS: dict[Decoder, str] = {
     "digit_tree": "the mean over the tree of its first digits, with a standard deviation",
     "per_position": "expected digits, each given the greedy ones before it",
     "greedy": "the number that greedy decoding writes",
+    "mean": "the mean over them, with a standard deviation",
+    "mode": "the most probable of them",
+    "point": "it is, without a standard deviation",
 }
 
 
@@ -72,12 +91,16 @@ def _what(manifest: AdapterManifest, template: AnswerTemplate, merged: bool) -> 
     attributes = [attribute.title for attribute in manifest.vocabulary.attributes if attribute.name in slots]
     kind = "Weights with a LoRA adapter merged in" if merged else "A LoRA adapter"
     lines = [f"{kind}; the base is `{_base_name(manifest)}`. It answers about one photograph:", ""]
-    if any(isinstance(slot, Decimal) for slot in template.slots):
+    if SCORE in slots:
         scale = manifest.score
         lines.append(
-            f"- a score in [0, 10), higher is better, written with {scale.digits} digits"
-            f"{', zeros at the end dropped' if scale.trimmed else ''}; [0, 10) is {scale.native_low:g}–"
-            f"{scale.native_high:g} of the training labels, linear. Read as {_DECODERS[scale.decoder]}"
+            f"- a score in [0, 10), higher is better; [0, 10) is {scale.native_low:g}–"
+            f"{scale.native_high:g} of the training labels, linear. {_head(scale)}. Read as "
+            f"{_DECODERS[scale.decoder]}"
+        )
+    if manifest.score.head in READOUT_HEADS:
+        lines.append(
+            f"- the score needs `{SCORE_HEAD_NAME}` beside the weights; PEFT and transformers pass it over"
         )
     if attributes:
         lines.append(f"- {', '.join(attributes)}")
@@ -86,6 +109,12 @@ def _what(manifest: AdapterManifest, template: AnswerTemplate, merged: bool) -> 
     if manifest.composite is not None:
         lines.append(f"- a composite score of {', '.join(sorted(manifest.composite.weights))}")
     return "## What it predicts\n\n" + "\n".join(lines)
+
+
+def _head(scale: ScoreScale) -> str:
+    if scale.head == "digits":
+        return f"Written with {scale.digits} digits{', zeros at the end dropped' if scale.trimmed else ''}"
+    return _HEADS[scale.head].format(words=", ".join(scale.level_words), bins=scale.bins)
 
 
 def _question(manifest: AdapterManifest, template: AnswerTemplate) -> str:

@@ -11,7 +11,11 @@ from schemas.errors import ConfigurationError
 
 _TRAIN = """Train one stage and write an adapter that the pipeline takes. CONFIG is a YAML file, or the name
 of one that ships here: stage1 and stage2 are RealQA's recipe for Qwen2-VL-7B, direct asks for the score
-alone; demo_stage1 and demo_stage2 are the small model's.
+alone; demo_stage1 and demo_stage2 are the small model's. initialised and scratch train all weights, from the
+base's and from random ones, and write a base model: to see what its own training is worth (command curves).
+
+With validate_every in the configuration, images of split validation are scored meanwhile, and the weights
+that did best are written; stop_after ends a run that gets no better. training.json holds all curves.
 
 A run that was killed goes on where it was when the same command is given again. Several processes:
 
@@ -51,6 +55,12 @@ def add_train(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
         metavar="NAME",
         help="name or path of the base model (default: the small one that ships here)",
     )
+    train.add_argument(
+        "--continue-from",
+        type=Path,
+        metavar="ADAPTER",
+        help="start from this adapter's weights (default: a new adapter on the base, as RealQA's stage 2)",
+    )
     train.add_argument("--name", help="of the adapter, as rows name it (default: the output folder's)")
     train.add_argument("--description", default="", help="for people")
     train.add_argument(
@@ -61,6 +71,13 @@ def add_train(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
         choices=("auto", "cpu"),
         default="auto",
         help="auto: the GPU that the launcher gives each process, else the CPU (default: %(default)s)",
+    )
+    train.add_argument(
+        "--tensorboard",
+        type=Path,
+        metavar="DIR",
+        help="write every figure for TensorBoard, into a folder of the adapter's name in there "
+        "(needs realqa-beam[tensorboard])",
     )
 
 
@@ -83,10 +100,12 @@ def _train(options: argparse.Namespace) -> int:
         name=options.name or options.output.name,
         description=options.description,
         synthetic=options.synthetic,
+        continue_from=options.continue_from,
+        tensorboard=options.tensorboard,
         device=options.device,
     )
     if run_training(settings):
-        print(f"adapter in {options.output}")
+        print(f"{'base model' if settings.config.stage == 'base' else 'adapter'} in {options.output}")
     return 0
 
 

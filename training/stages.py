@@ -10,7 +10,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,15 +18,19 @@ from peft import PeftModel
 from transformers import Qwen2VLForConditionalGeneration
 
 from model.backbone import base_identity, load_base, load_tokenizer
+from model.compiling import compile_template
 from model.conversation import chatml_sha256
 from model.fast_paths import use_fast_paths
 from model.images import IMAGE_DECODER
-from model.templates import answer_templates, templates_sha256
-from model.tokens import IMAGE_PAD, TextEncoder
+from model.score_heads import build_head
+from model.slots import ChoiceSlot, DecimalSlot
+from model.templates import SCORE, answer_template, answer_templates, templates_sha256
+from model.tokens import IM_END, IMAGE_PAD, TextEncoder
 from schemas.attributes import VOCABULARY
 from schemas.errors import ConfigurationError
 from schemas.manifest import AdapterManifest, Answer, Conversation, EvaluationResult, Training
 from training.config import StageConfig
+from training.continuing import StartingAdapter, start_from
 from training.data import (
     Collator,
     ConversationDataset,
@@ -36,7 +40,12 @@ from training.data import (
 )
 from training.loop import Trained, train
 from training.lora import attach_lora
+from training.ncm import NcmMeter
+from training.random_weights import random_base
+from training.score_losses import ScoreObjective, level_tokens, missing_deviations
 from training.targets import WrongValues
+from training.validator import Validator
+from training.watching import Watch
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +70,10 @@ def train_stage(
     base: Path,
     images: LabelledImages,
     *,
+    validation: LabelledImages | None = None,
+    start: StartingAdapter | None = None,
     checkpoints: Path | None = None,
+    tensorboard: Path | None = None,
     device: str = "auto",
 ) -> tuple[Qwen2VLForConditionalGeneration | PeftModel, Trained]:
     """Train what the configuration says on labelled images.
@@ -70,8 +82,11 @@ def train_stage(
         config: The stage.
         base: Directory of the base model; not changed.
         images: Pixels at ``config.image``'s budget, with labels.
+        validation: Images to choose the best weights by; needed where ``config.validate_every`` says so.
+        start: Adapter to go on from; None = a new one on the base.
         checkpoints: Folder of this very run's states: they are written there, and if there are some, training
             goes on from the last. None = a run that is killed is lost.
+        tensorboard: Folder for TensorBoard's events of this run.
         device: ``auto`` or ``cpu``.
 
     Returns:
@@ -84,6 +99,7 @@ def train_stage(
     if problems:
         raise ConfigurationError(problems)
     encoder = TextEncoder(load_tokenizer(base))
+    objective = score_objective(config, encoder, images)
     dataset = conversations(config, encoder, images)
     image_pad = encoder.special(IMAGE_PAD)
     collator = Collator(0, image_pad, config.forced_token_weight)
@@ -91,17 +107,28 @@ def train_stage(
     torch.manual_seed(config.seed)
     # What is trained stays in float32: all of a base, else the adapter alone.
     half = config.precision == "bfloat16" and config.trainable == "lora"
-    model = load_base(base, torch.device("cpu"), torch.bfloat16 if half else torch.float32)
+    if config.initialise == "random":
+        model = random_base(base, config.seed)
+    else:
+        model = load_base(base, torch.device("cpu"), torch.bfloat16 if half else torch.float32)
     use_fast_paths(model)
     trained: Qwen2VLForConditionalGeneration | PeftModel = model
     if config.trainable == "all":
         model.requires_grad_(True)
         model.model.visual.requires_grad_(config.vision != "frozen")
     else:
-        trained = attach_lora(model, config.lora, config.vision)
+        head = build_head(config.score, model.config.get_text_config().hidden_size)
+        trained = attach_lora(model, config.lora, config.vision, head)
+        if start is not None:
+            start_from(trained, start, config)
     if config.gradient_checkpointing:
         # Trainer's own switch for this has another name in every other release.
         model.gradient_checkpointing_enable({"use_reentrant": False})
+    validator = None
+    if config.validate_every is not None:
+        if validation is None:
+            raise ConfigurationError("validate_every: there are no images of split validation")
+        validator = Validator(model, encoder, conversation(config), config, validation)
     with tempfile.TemporaryDirectory() as scratch:
         went = train(
             trained,
@@ -109,6 +136,8 @@ def train_stage(
             collator,
             config,
             checkpoints or Path(scratch),
+            objective=objective,
+            watch=Watch(ncm_meter(config, encoder), validator, tensorboard),
             keep_checkpoints=checkpoints is not None,
             device=device,
         )
@@ -131,6 +160,34 @@ def conversations(config: StageConfig, encoder: TextEncoder, images: LabelledIma
     return ConversationDataset(images, plan, renderer, wrong)
 
 
+def ncm_meter(config: StageConfig, encoder: TextEncoder) -> NcmMeter | None:
+    """What measures the NCM of a stage's scores, for a tokeniser; None where they are not in digits."""
+    if config.score.head != "digits":
+        return None
+    template = answer_template("score_direct", VOCABULARY, config.score)
+    slot = compile_template(template, encoder, encoder.special(IM_END), "segments").slot(SCORE)
+    assert isinstance(slot, DecimalSlot)
+    return NcmMeter(slot.digit_ids, config.score.digits)
+
+
+def score_objective(config: StageConfig, encoder: TextEncoder, images: LabelledImages) -> ScoreObjective:
+    """How a stage's scores are taught, for a tokeniser and the labels there are.
+
+    Raises:
+        ConfigurationError: Labels or tokeniser do not fit the head.
+    """
+    objective = ScoreObjective(config.score, config.score_loss)
+    problems = missing_deviations([label.mos_std for label in images.annotations], objective)
+    if problems:
+        raise ConfigurationError(problems)
+    if config.score.head != "soft_levels":
+        return objective
+    template = answer_template("score_direct", VOCABULARY, config.score)
+    slot = compile_template(template, encoder, encoder.special(IM_END), "segments").slot(SCORE)
+    assert isinstance(slot, ChoiceSlot)
+    return replace(objective, level_tokens=level_tokens(slot))
+
+
 def conversation(config: StageConfig) -> Conversation:
     """The conversation as the manifest states it."""
     system = Conversation.model_fields["system"].default
@@ -150,6 +207,7 @@ def adapter_manifest(
     evaluation: Sequence[EvaluationResult] = (),
     *,
     labelled_by: str | None = None,
+    start: StartingAdapter | None = None,
 ) -> AdapterManifest:
     """Everything serving must do as this stage did; ``files`` is filled in when the adapter is saved."""
     if config.stage == "base":
@@ -169,9 +227,10 @@ def adapter_manifest(
         image=config.image.model_copy(update={"image_decoder": IMAGE_DECODER}),
         training=Training(
             stage=config.stage,
+            initialised_from="base" if start is None else start.revision,
             labelled_by=labelled_by,
             vision=config.vision,
-            fingerprint=fingerprint(config, images),
+            fingerprint=fingerprint(config, images, start),
             synthetic=words.synthetic,
         ),
         evaluation=tuple(evaluation),
@@ -179,7 +238,8 @@ def adapter_manifest(
     )
 
 
-def fingerprint(config: StageConfig, images: LabelledImages) -> str:
-    """sha256 of the configuration, seed included, and of every image's bytes and labels."""
+def fingerprint(config: StageConfig, images: LabelledImages, start: StartingAdapter | None = None) -> str:
+    """sha256 of configuration, seed included, of every image's bytes and labels, and of where it starts."""
     content = json.dumps(config.model_dump(mode="json"), sort_keys=True) + images.digest
+    content += start.revision if start else ""
     return hashlib.sha256(content.encode()).hexdigest()

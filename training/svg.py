@@ -24,10 +24,14 @@ def scatter_svg(points: Sequence[ScorePoint], name: str) -> str:
     axes = _Axes(_SCORES, "mos on 0–10", "score")
     marks = [
         f'<circle class="dot" cx="{axes.x(p.mos):.1f}" cy="{axes.y(p.score):.1f}" r="2.5">'
-        f"<title>{escape(p.image)}: mos {p.mos:.2f}, score {p.score:.2f} ± {p.score_std:.2f}</title></circle>"
+        f"<title>{escape(p.image)}: mos {p.mos:.2f}, score {p.score:.2f}{_deviation(p)}</title></circle>"
         for p in points
     ]
     return axes.picture(marks, name)
+
+
+def _deviation(point: ScorePoint) -> str:
+    return "" if point.score_std is None else f" ± {point.score_std:.2f}"
 
 
 def reliability_svg(bins: Sequence[ReliabilityBin], name: str) -> str:

@@ -16,6 +16,7 @@ def _python(code: str) -> str:
 COMMANDS = (
     "demo",
     "train",
+    "curves",
     "label",
     "import",
     "validate",

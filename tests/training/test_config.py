@@ -13,7 +13,7 @@ from training.config import LoraSettings, StageConfig, chosen_config, load_confi
 
 CONFIGS = Path(str(resources.files("training"))) / "configs"
 SHIPPED = sorted(path.name for path in CONFIGS.glob("*.yaml"))
-DEMO = ("base.yaml", "demo_stage1.yaml", "demo_stage2.yaml")
+CHAINS = (("base", "demo_stage1", "demo_stage2", "demo_context"), ("stage1", "stage2", "direct"))
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -21,10 +21,9 @@ def test_shipped_configurations_load(name: str) -> None:
     assert load_config(CONFIGS / name).optimiser_steps(images=100) > 0
 
 
-@pytest.mark.parametrize("of_demo", [True, False])
-def test_the_stages_see_the_same_pixels_and_conversation(of_demo: bool) -> None:
-    configs = [load_config(CONFIGS / name) for name in SHIPPED if (name in DEMO) is of_demo]
-    assert len(configs) == 3
+@pytest.mark.parametrize("names", CHAINS)
+def test_the_stages_see_the_same_pixels_and_conversation(names: tuple[str, ...]) -> None:
+    configs = [shipped_config(name) for name in names]
     for field in ("image", "score", "instruction", "context_template", "forced_token_weight"):
         assert len({str(getattr(config, field)) for config in configs}) == 1, field
 
@@ -44,7 +43,7 @@ def test_a_configuration_is_chosen_by_path_or_by_the_name_of_one_that_ships(tmp_
     path = tmp_path / "mine.yaml"
     path.write_text((CONFIGS / "direct.yaml").read_text(encoding="utf-8"), encoding="utf-8")
     assert chosen_config(str(path)) == shipped_config("direct")
-    with pytest.raises(ConfigurationError, match=r"no configuration stage3; those here: base, demo_stage1"):
+    with pytest.raises(ConfigurationError, match=r"no configuration stage3; those here: base, demo_context"):
         chosen_config("stage3")
 
 
@@ -60,6 +59,25 @@ def test_lengths_that_contradict_each_other_are_refused(changes, reason) -> None
     settings = shipped_config("demo_stage2").model_dump() | changes
     with pytest.raises(ValidationError, match=reason):
         StageConfig.model_validate(settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "reason"),
+    [
+        ("demo_stage2", {"initialise": "random"}, "an adapter cannot teach random weights"),
+        ("scratch", {"vision": "frozen"}, "would never learn to see"),
+        ("demo_stage2", {"stop_after": 3}, "validate_every must say how often"),
+    ],
+)
+def test_combinations_without_sense_are_refused(name, changes, reason) -> None:
+    with pytest.raises(ValidationError, match=reason):
+        StageConfig.model_validate(shipped_config(name).model_dump() | changes)
+
+
+def test_from_scratch_and_initialised_differ_in_where_they_start_and_in_nothing_else() -> None:
+    one, other = shipped_config("initialised"), shipped_config("scratch")
+    assert other.initialise == "random"
+    assert other.model_copy(update={"initialise": "base"}) == one
 
 
 def test_every_mistake_is_named_at_once(tmp_path: Path) -> None:

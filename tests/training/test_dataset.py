@@ -84,6 +84,16 @@ def test_another_seed_gives_other_pictures(material, tmp_path) -> None:
     assert _files(tmp_path / "1") != _files(tmp_path / "2")
 
 
+def test_informative_captions_change_contexts_alone(material, tmp_path) -> None:
+    usual = write_dataset(tmp_path / "usual", material, DataSettings(COUNTS, RULE))
+    told = write_dataset(tmp_path / "told", material, DataSettings(COUNTS, RULE, captions="informative"))
+    for split, count in COUNTS.items():
+        assert _files(tmp_path / "told" / split) == _files(tmp_path / "usual" / split)
+        bare = [[one.model_copy(update={"context": None}) for one in made[split]] for made in (usual, told)]
+        assert bare[0] == bare[1]
+        assert sum(one.context is not None for one in told[split]) in (count // 2, count - count // 2)
+
+
 def test_every_photograph_is_used_equally_often() -> None:
     counts = np.bincount(photograph_order(7, 25, seed=3))
     assert (counts.min(), counts.max()) == (3, 4)

@@ -12,7 +12,7 @@ from schemas.manifest import ScoreScale
 from schemas.records import Prediction
 from training.bootstrap import Estimate, estimates
 from training.evaluate import compare_decoders, evaluate_predictions, score_coverage, source_numbers
-from training.evaluation import TargetEvaluation
+from training.evaluation import ParsedTarget, Parsing, TargetEvaluation
 from training.figures import mean, srcc
 
 NATIVE = ScoreScale(native_low=1, native_high=5)
@@ -227,3 +227,40 @@ def test_a_manifest_gets_the_correlations_of_decided_values() -> None:
 def test_predictions_and_labels_must_pair_up() -> None:
     with pytest.raises(ValueError):
         evaluate_predictions([Prediction()], labels(), VOCABULARY, NATIVE)
+
+
+def test_without_deviations_nothing_is_said_of_coverage_and_all_else_is_as_before() -> None:
+    bare = [replace(said, score_std=None) for said in perfect()]
+    found = evaluate_predictions(bare, labels(), VOCABULARY, NATIVE)
+    whole = evaluate_predictions(perfect(), labels(), VOCABULARY, NATIVE)
+    assert (found.coverage, len(whole.coverage)) == ((), 2)
+    assert [point.score_std for point in found.points] == [None] * len(MOS)
+    assert found.targets == whole.targets
+
+
+def test_ways_to_read_a_score_are_compared_with_the_first_whatever_it_is() -> None:
+    true = np.arange(8.0)
+    found = compare_decoders({"mean": true, "mode": true + 1}, true, np.arange(8))
+    assert found[0].difference is None
+    assert found[1].difference is not None
+    assert found[1].difference.mean_error.value == pytest.approx(1)
+
+
+def unread_of(values: list[str | None]) -> TargetEvaluation:
+    parsing = Parsing(6, 2, 0, 512, (ParsedTarget("exposure", 2, 0, 0),))
+    said = [Prediction(exposure=value) for value in values]
+    found = evaluate_predictions(said, labels(), VOCABULARY, NATIVE, parsing=parsing)
+    assert (found.parsing, [one.target for one in found.targets]) == (parsing, ["exposure"])
+    return found.targets[0]
+
+
+def test_labelled_images_without_a_value_are_counted_beside_those_with_one() -> None:
+    found = unread_of([*EXPOSURES[:4], None, None])
+    assert (found.images, found.sources, found.unread) == (4, 4, 2)
+    assert found.labels is not None
+    assert found.labels.accuracy.value == 1
+
+
+def test_a_target_that_hardly_any_answer_holds_stands_there_without_figures() -> None:
+    found = unread_of([*EXPOSURES[:2], None, None, None, None])
+    assert (found.images, found.unread, found.decided.srcc, found.labels) == (2, 4, Estimate(None), None)

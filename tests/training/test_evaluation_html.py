@@ -80,7 +80,7 @@ def evaluation(count: int = 12) -> Evaluation:
 
 @pytest.fixture(scope="module")
 def report() -> EvaluationReport:
-    return EvaluationReport(WHO, True, "da&ta", "test", None, True, 0, 10, {}, (), evaluation())
+    return EvaluationReport(WHO, True, "da&ta", "test", None, "given", 0, 10, {}, (), evaluation())
 
 
 def test_a_page_is_well_formed_and_holds_every_picture_and_table(report: EvaluationReport) -> None:

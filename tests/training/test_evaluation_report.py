@@ -67,7 +67,7 @@ def test_images_are_scored_as_serving_scores_them(scorer: Scorer, data: Path) ->
     files, contexts = [data / note.image for note in notes()], [note.context for note in notes()]
     scored = score_images(scorer, files, contexts)
     assert scored.predictions == scorer.score(files, contexts)
-    assert set(scored.readings) == set(DECODERS)
+    assert set(scored.readings) == set(DECODERS["digits"])
     assert scored.readings["digit_tree"] == [said.score for said in scored.predictions]
     written = [said.score_greedy for said in scored.predictions]
     assert scored.readings["greedy"] == pytest.approx(written)
@@ -93,7 +93,7 @@ def test_the_command_prints_and_writes_what_was_measured(
     score, exposure = written["evaluation"]["targets"]
     assert score["decided"]["srcc"]["value"] == pytest.approx(expected.targets[0].decided.srcc.value)
     assert exposure["labels"]["majority_label"] == "overexposed"
-    assert [one["decoder"] for one in written["evaluation"]["decoders"]] == list(DECODERS)
+    assert [one["decoder"] for one in written["evaluation"]["decoders"]] == list(DECODERS["digits"])
     assert score["plcc_logistic"] is not None
     assert exposure["labels"]["confusion"]["labels"] == list(VOCABULARY["exposure"].values)
     assert [point["image"] for point in written["evaluation"]["points"]] == [n.image for n in notes()]
@@ -151,10 +151,10 @@ def test_contexts_limit_template_and_range_are_as_asked(
     artefact: Artefact, data: Path, tmp_path: Path, capsys
 ) -> None:
     file = tmp_path / "out.json"
-    options = ["--without-context", "--limit", "4", "--template", "score_direct", "--mos-range", "0", "20"]
+    options = ["--context", "none", "--limit", "4", "--template", "score_direct", "--mos-range", "0", "20"]
     assert run(artefact, data, "--json", str(file), *options) == 0
     written = json.loads(file.read_text())
-    assert (written["with_context"], written["limit"], written["mos_high"]) == (False, 4, 20)
+    assert (written["context"], written["limit"], written["mos_high"]) == ("none", 4, 20)
     assert written["provenance"]["template"] == "score_direct"
     assert [one["target"] for one in written["evaluation"]["targets"]] == ["score"]
     assert written["evaluation"]["images"] == 4
@@ -172,7 +172,7 @@ def test_without_context_the_model_sees_none(
         return prepare(self, image, context=context)
 
     monkeypatch.setattr(Scorer, "prepare", watched)
-    assert run(artefact, data, "--without-context") == 0
+    assert run(artefact, data, "--context", "none") == 0
     assert run(artefact, data, "--limit", "3") == 0
     assert seen == [None] * COUNT + [f"number {index}" for index in range(3)]
 

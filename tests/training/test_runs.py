@@ -21,8 +21,9 @@ from schemas.errors import ConfigurationError
 from tests.training.toy import toy_annotations, toy_base, toy_config, toy_files
 from training.annotation_files import write_annotations
 from training.config import LoraSettings
+from training.curves import SUMMARY_NAME
 from training.loop import AnswerTrainer, last_checkpoint
-from training.runs import SUMMARY_NAME, RunSettings, run_training, unfinished_folder
+from training.runs import RunSettings, run_training, unfinished_folder
 
 STEPS = 11
 CONFIG = toy_config(
@@ -54,6 +55,10 @@ def data(tmp_path_factory) -> Path:
 def _settings(base: Path, data: Path, output: Path, **changes: object) -> RunSettings:
     values: dict[str, object] = {"config": CONFIG, "base_model": str(base), "name": "toy", "synthetic": True}
     return RunSettings(data=[data], output=output, **{**values, **changes})  # type: ignore[arg-type]
+
+
+def _curve(summary: dict, name: str) -> list[float]:
+    return [point["value"] for point in summary["curves"][name]]
 
 
 def _run_until(settings: RunSettings, kill_at: int, inside_a_checkpoint: bool) -> None:
@@ -105,7 +110,7 @@ def test_killed_at_five_random_points_it_ends_with_the_very_same_weights_and_los
     assert all((one[name] - other[name]).abs().max() <= 1e-6 for name in one)
     summaries = [json.loads((run.output / SUMMARY_NAME).read_text()) for run in (whole, killed)]
     assert summaries[1]["resumed_from_step"] > 0
-    losses = [[line["loss"] for line in summary["losses"]] for summary in summaries]
+    losses = [_curve(summary, "loss") for summary in summaries]
     assert len(losses[0]) == STEPS
     assert losses[1] == pytest.approx(losses[0], abs=1e-4)
     assert not unfinished_folder(killed.output).exists()
@@ -159,6 +164,6 @@ def test_two_processes_train_as_one_does(base, data, tmp_path) -> None:
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert done.stdout == f"adapter in {output}\n"
-        losses.append([line["loss"] for line in json.loads((output / SUMMARY_NAME).read_text())["losses"]])
+        losses.append(_curve(json.loads((output / SUMMARY_NAME).read_text()), "loss"))
     # Every process averages over its own conversations, then the processes' gradients are averaged.
     assert losses[0] == pytest.approx(losses[1], rel=0.02)

@@ -16,8 +16,8 @@ from tests.model.shapes import meta_model
 from tests.model.tiny import tiny_model
 from tests.training.pictures import toy_picture
 from tests.training.toy import png, toy_annotations, toy_base, toy_config, toy_files, toy_images
+from training.answer_loss import answer_loss
 from training.data import Collator, ConversationDataset
-from training.loop import answer_loss
 from training.lora import attach_lora, lora_targets
 from training.stages import AdapterWords, adapter_manifest, conversations, fingerprint, train_stage
 

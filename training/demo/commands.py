@@ -24,7 +24,8 @@ order. Degradations are synthetic: this says nothing about human taste."""
 
 _DEMO_DATA = """Write the pictures of the demo with their labels: a folder of images and annotations.jsonl.
 By default exactly those that the run tests on: "evaluate ADAPTER DIR" then prints the tables of its
-card."""
+card. With --captions informative every other picture's context tells what was done to it, and how much: what
+"train demo_context" learns from, and "evaluate ADAPTER DIR --context all" measures."""
 
 CACHE_HELP = (
     "where the free photographs and cut-outs are, or are to be put: 44 MB by apt-get download, no root "
@@ -82,6 +83,13 @@ def add_demo_data(add_parser: Callable[..., argparse.ArgumentParser]) -> None:
         metavar="N",
         help="of the training pictures; those to test on take N + 1, those to validate on N + 2 (default: "
         "the run's)",
+    )
+    data.add_argument(
+        "--captions",
+        choices=("uninformative", "informative"),
+        default="uninformative",
+        help="what contexts say; pictures and labels are the same either way (default: %(default)s, as in "
+        "the run)",
     )
     data.add_argument("--photos", type=Path, metavar="DIR", help=PHOTOS_HELP)
     data.add_argument("--photos-cache", type=Path, metavar="DIR", help=CACHE_HELP)
@@ -172,6 +180,7 @@ def _demo_data(options: argparse.Namespace) -> int:
         shipped_config("base").image,
         SEED if options.seed is None else options.seed,
         processes=os.cpu_count() or 1,
+        captions=options.captions,
     )
     material = find_material(splits, options.photos, options.photos_cache or default_cache())
     made = write_dataset(options.folder, material, settings)

@@ -20,6 +20,7 @@ from PIL import Image
 from schemas.annotations import Annotation, Split
 from schemas.manifest import ImageRule
 from training.annotation_files import write_annotations
+from training.demo.captions import Captions, informative_context
 from training.demo.cutouts import CutoutSplit, load_cutouts
 from training.demo.photo_files import PhotoFile, photographs_of_folder
 from training.demo.photographs import catalogue_files, fetch
@@ -63,12 +64,15 @@ class DataSettings:
         rule: Pixel budget, which lengths refer to.
         seed: Same seed, same pictures; the test pictures' is one more, the validation pictures' two.
         processes: Pictures are made in so many; the result does not depend on it.
+        captions: What contexts say: for two pictures in five words that have nothing to do with quality, or
+            for every other one what was done to it. Pictures and labels do not depend on it.
     """
 
     counts: Mapping[Split, int]
     rule: ImageRule
     seed: int = SEED
     processes: int = 1
+    captions: Captions = "uninformative"
 
 
 def parts_of(splits: Sequence[Split]) -> set[CutoutSplit]:
@@ -145,7 +149,7 @@ def write_dataset(
     made = {}
     for split, count in settings.counts.items():
         stock = props(material[split].cutouts, settings.rule)
-        work = _Work(folder, split, stock, settings.rule, seeds[split])
+        work = _Work(folder, split, stock, settings.rule, seeds[split], settings.captions)
         (folder / split).mkdir(parents=True, exist_ok=True)
         made[split] = _pictures(work, material[split].photographs, count, settings.processes)
     write_annotations(folder, [one for annotations in made.values() for one in annotations])
@@ -161,6 +165,7 @@ class _Work:
     stock: Props
     rule: ImageRule
     seed: int
+    captions: Captions
 
 
 _Part = list[tuple[PhotoFile, list[int]]]
@@ -203,6 +208,9 @@ def _make(work: _Work, part: _Part) -> dict[int, Annotation]:
             picture = degraded_picture(photograph, work.stock, number, work.rule, work.seed)
             name = f"{work.split}/{picture.annotation.image}"
             annotation = picture.annotation.model_copy(update={"image": name, "split": work.split})
+            if work.captions == "informative":
+                context = informative_context(picture.severities, number, work.seed)
+                annotation = annotation.model_copy(update={"context": context})
             (work.folder / name).write_bytes(picture.data)
             found[number] = annotation
     return found

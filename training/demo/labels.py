@@ -179,16 +179,20 @@ def _unclear(step: _Unclear, rng: np.random.Generator) -> dict[str, Any]:
     }
 
 
+def unclear_causes(severities: Severities) -> dict[str, float]:
+    """What makes a picture unclear, by cause: 0 = untouched, 1 = the worst that is sampled."""
+    return {
+        "blur": _share(math.log1p(severities.blur_px), math.log1p(5.0)),
+        "noise": _share(math.log1p(severities.noise_levels / 10), math.log1p(4.0)),
+        "jpeg": _share(math.log(85 / min(severities.jpeg_quality, 85)), math.log(85 / 3)),
+    }
+
+
 def badness(severities: Severities) -> dict[str, float]:
     """Every severity on one scale: 0 = untouched, 1 = the worst that is sampled."""
     stops, gain = severities.exposure_ev, severities.saturation_gain
-    unclear = (
-        _share(math.log1p(severities.blur_px), math.log1p(5.0)),
-        _share(math.log1p(severities.noise_levels / 10), math.log1p(4.0)),
-        _share(math.log(85 / min(severities.jpeg_quality, 85)), math.log(85 / 3)),
-    )
     return {
-        "unclear": max(unclear),
+        "unclear": max(unclear_causes(severities).values()),
         "exposure": max(_share(stops, 2.4), _share(-stops, 3.1), _share(severities.clipped, 0.45)),
         "saturation": _share(gain - 1, 2.7) if gain > 1 else _share(1 - gain, 1.0),
         "contrast": _share(1 - severities.contrast_gain, 0.7),

@@ -20,11 +20,21 @@ def is_video(path: str) -> bool:
     return path.lower().endswith(VIDEO_SUFFIXES)
 
 
+def upright(pixels: NDArray[np.uint8], rotation_deg: int) -> NDArray[np.uint8]:
+    """Turn a stored frame as a player would show it.
+
+    Args:
+        pixels: (height, width, 3).
+        rotation_deg: Of the header's display matrix, counter-clockwise (a phone held upright: -90).
+    """
+    return np.ascontiguousarray(np.rot90(pixels, round(rotation_deg / 90)))
+
+
 def video_frames(file: Path) -> Iterator[NDArray[np.uint8]]:
     """Decode a video's first frame, and then the first at or after every full second.
 
     Args:
-        file: Anything that FFmpeg reads. Frames are as stored: a rotation in the header is not applied.
+        file: Anything that FFmpeg reads; phones' quarter turns in the header are made.
 
     Yields:
         RGB, uint8, (height, width, 3), in order of time.
@@ -43,7 +53,7 @@ def video_frames(file: Path) -> Iterator[NDArray[np.uint8]]:
                 start_s = time_s if start_s is None else start_s
                 if time_s - start_s >= due_s:
                     due_s = math.floor(time_s - start_s) + 1.0
-                    yield frame.to_ndarray(format="rgb24")
+                    yield upright(frame.to_ndarray(format="rgb24"), frame.rotation)
     except (OSError, IndexError, av.error.FFmpegError) as error:
         raise DecodeError(f"the video does not decode: {error}") from error
     if start_s is None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from schemas.errors import ConfigurationError, DecodeError
-from training.layouts.video import is_video, video_frames
+from training.layouts.video import is_video, upright, video_frames
 
 
 class _NoVideoError(Exception):
@@ -32,7 +32,7 @@ class _Container:
         assert video == 0
         for time in self._times:
             pixels = np.full((2, 3, 3), round(time * 10) % 256, np.uint8)
-            yield SimpleNamespace(time=time, to_ndarray=lambda format, pixels=pixels: pixels)
+            yield SimpleNamespace(time=time, rotation=0, to_ndarray=lambda format, pixels=pixels: pixels)
         if self._breaks:
             raise _NoVideoError("broken end")
 
@@ -46,6 +46,15 @@ def frames(monkeypatch: pytest.MonkeyPatch, container: _Container) -> list[int]:
 def test_one_frame_a_second_from_the_first_frame_on(monkeypatch: pytest.MonkeyPatch) -> None:
     times = [0.5 + number / 4 for number in range(12)]  # 0.5 … 3.25 s
     assert frames(monkeypatch, _Container(times)) == [5, 15, 25]
+
+
+@pytest.mark.parametrize(
+    ("rotation", "corner"), [(0, (0, 0)), (-90, (0, 2)), (90, (2, 0)), (180, (2, 2)), (-180, (2, 2))]
+)
+def test_a_phones_turned_video_is_turned_upright(rotation: int, corner: tuple[int, int]) -> None:
+    stored = np.zeros((3, 3, 3), np.uint8)
+    stored[0, 0] = 255
+    assert upright(stored, rotation)[corner].tolist() == [255, 255, 255]
 
 
 def test_after_a_gap_no_second_is_made_up(monkeypatch: pytest.MonkeyPatch) -> None:
