@@ -6,7 +6,7 @@ for the last columns. At the vocabulary of Qwen2-VL (152 k) all positions would 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -72,11 +72,19 @@ def answer_outputs(
     return AnswerOutputs(logits, logits[rows, score_columns][:, list(objective.level_tokens)].to(dtype))
 
 
+def loss_totals(batches: Iterable[Batch]) -> torch.Tensor:
+    """What the means of a step are taken over, (2,): weights of its tokens, and answers with a score."""
+    none = torch.zeros(2)
+    counts = [torch.stack([b["weights"].sum(), (b["score_columns"] >= 0).sum().float()]) for b in batches]
+    return torch.stack(counts).sum(0) if counts else none
+
+
 def outputs_loss(
     outputs: AnswerOutputs,
     batch: Batch,
     objective: ScoreObjective = TOKENS_ALONE,
     dtype: torch.dtype = torch.float32,
+    totals: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Weighted mean cross-entropy of the answer tokens, and the score head's loss where there is one.
 
@@ -85,17 +93,20 @@ def outputs_loss(
         batch: The same.
         objective: The same.
         dtype: Of the softmax; half precision would lose small probabilities.
+        totals: ``loss_totals`` of the whole step that this is a part of: the losses of all parts add up to
+            that of the step. None = the batch is the step.
     """
+    tokens, answers = (loss_totals([batch]) if totals is None else totals).to(dtype)
     labels, weights = batch["labels"], batch["weights"]
     wanted = weights > 0
     losses = functional.cross_entropy(outputs.logits[wanted].to(dtype), labels[wanted], reduction="none")
-    loss = (losses * weights[wanted]).sum() / weights[wanted].sum().clamp_min(torch.finfo(dtype).tiny)
+    loss = (losses * weights[wanted]).sum() / tokens.clamp_min(torch.finfo(dtype).tiny)
     if outputs.scores is None:
         return loss
     rows = batch["score_columns"] >= 0
     truth = (batch["scores"][rows].to(dtype), batch["score_stds"][rows].to(dtype))
     taught = score_loss(outputs.scores, *truth, objective.scale, objective.settings)
-    return loss + objective.settings.weight * taught
+    return loss + objective.settings.weight * taught * len(outputs.scores) / answers
 
 
 def answer_loss(

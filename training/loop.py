@@ -26,7 +26,7 @@ from transformers import (
 from transformers.trainer import TRAINER_STATE_NAME
 
 from schemas.errors import ConfigurationError
-from training.answer_loss import TOKENS_ALONE, answer_outputs, outputs_loss
+from training.answer_loss import TOKENS_ALONE, answer_outputs, loss_totals, outputs_loss
 from training.bucketing import is_bucketed, like_lengths_together, padding_share
 from training.config import StageConfig
 from training.curves import LOSS, NCM, VALIDATION, Points
@@ -55,9 +55,15 @@ class AnswerTrainer(Trainer):
     ) -> None:
         super().__init__(**arguments)
         self._objective, self._watch = objective, watch
-        # Qwen2-VL takes the keyword by which Trainer hands over a count of tokens. Our loss does not use it,
-        # and without this Trainer would add up the losses of accumulated micro-batches, not average them.
-        self.model_accepts_loss_kwargs = False
+        # The losses of micro-batches add up to the step's: Trainer must not divide them by their number.
+        self.model_accepts_loss_kwargs = True
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], torch.Tensor]:
+        """Collect a step's micro-batches, and what its means are taken over in all processes."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        return batches, self.accelerator.reduce(loss_totals(batches).to(device), "sum")
 
     def compute_loss(
         self,
@@ -70,7 +76,9 @@ class AnswerTrainer(Trainer):
         outputs = answer_outputs(model, inputs, self._objective)
         if self._watch.ncm is not None:
             self._watch.ncm.add(outputs.logits, inputs["labels"], inputs["score_columns"])
-        return outputs_loss(outputs, inputs, self._objective)
+        loss = outputs_loss(outputs, inputs, self._objective, totals=num_items_in_batch)
+        # Gradients are averaged over processes, of which each has a part of the sum.
+        return loss * self.accelerator.num_processes
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Put the step's NCM beside its loss, over all processes."""
@@ -247,7 +255,7 @@ def _arguments(
             f"batch_size {config.batch_size} is not {processes} processes times a multiple of {micro}"
         )
     use_cpu = device == "cpu" or not torch.cuda.is_available()
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(work),
         max_steps=steps,
         train_sampling_strategy="sequential",  # the plan is shuffled, and bucketing relies on its order
@@ -273,6 +281,15 @@ def _arguments(
         report_to=[],
         disable_tqdm=True,
     )
+    if arguments.n_gpu > 1:
+        # Trainer would split batches by their rows among all that this process sees, and patches have none.
+        _LOG.warning(
+            "%d GPUs are here, and one is used; start one process each: torchrun --nproc-per-node %d -m …",
+            arguments.n_gpu,
+            arguments.n_gpu,
+        )
+        arguments._n_gpu = 1
+    return arguments
 
 
 def last_checkpoint(work: Path) -> Path | None:
