@@ -7,7 +7,7 @@ attributes would never meet again in one step. It costs little: with stage 1's 6
 micro-batches of 2 (256-512 visual tokens, 35-110 of text) 9.4 % padding becomes 0.5 %; sorting over 50
 micro-batches would reach 0.3 %.
 
-The loss of a step is a mean over all its tokens (``training.answer_loss``), so that this changes nothing else.
+The loss of a step is a mean over all its tokens (``training.answer_loss``): nothing else changes.
 """
 
 from __future__ import annotations
