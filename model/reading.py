@@ -117,6 +117,8 @@ def read_score(decision: Decision, decoder: Decoder, scale: ScoreScale) -> torch
         (batch,), double, on the host, in [0, 10).
     """
     if isinstance(decision, DecimalDecision):
+        if decoder not in DECODERS["digits"]:
+            raise ValueError(f"decoder {decoder!r} does not read digits")
         if decoder == "greedy":
             return greedy_score(decision, scale.digits)
         if decoder == "per_position":

@@ -20,7 +20,7 @@ from schemas.errors import ManifestMismatchError
 from schemas.manifest import READOUT_HEADS, ScoreScale
 
 _FIRST_OUTPUT = 0.5
-"""Of the heads that give one number, before training: the middle of the range."""
+"""Of the heads that give one number, before training: the middle of the range, for every image."""
 
 
 def build_head(scale: ScoreScale, width: int) -> nn.Module | None:
@@ -36,11 +36,12 @@ def build_head(scale: ScoreScale, width: int) -> nn.Module | None:
     """
     if scale.head not in READOUT_HEADS:
         return None
-    if scale.head == "bins":
-        return nn.Linear(width, scale.bins)
-    last = nn.Linear(scale.hidden_width if scale.head == "mlp" else width, 1)
+    last = nn.Linear(
+        scale.hidden_width if scale.head == "mlp" else width, scale.bins if scale.head == "bins" else 1
+    )
+    nn.init.zeros_(last.weight)
     nn.init.constant_(last.bias, _FIRST_OUTPUT)
-    if scale.head == "regression":
+    if scale.head != "mlp":
         return last
     return nn.Sequential(nn.Linear(width, scale.hidden_width), nn.GELU(), last)
 

@@ -50,9 +50,9 @@ def class_values(scale: ScoreScale) -> tuple[float, ...]:
 
 
 def class_of(score: float, scale: ScoreScale) -> int:
-    """Number of the class nearest to a score of [0, 10]; between two, the upper."""
+    """Number of the class nearest to a score of [0, 10]; between two, the lower, as in Q-Align."""
     values = class_values(scale)
-    return min(range(len(values)), key=lambda number: (abs(values[number] - score), -number))
+    return min(range(len(values)), key=lambda number: (abs(values[number] - score), number))
 
 
 def score_text(score: float, scale: ScoreScale) -> str:

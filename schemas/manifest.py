@@ -111,10 +111,11 @@ class ScoreScale(_Part):
     Attributes:
         native_low, native_high: Range of the training labels; maps linearly to [0, 10).
         head: What the score arises from. ``digits``: next tokens (RealQA). ``levels``: words for equal parts
-            of the range, learnt as tokens (Q-Align, arXiv 2312.17090). ``soft_levels``: the same words,
-            learnt as a distribution (DeQA-Score, arXiv 2501.11599). ``bins``: classes of equal width over
-            the last hidden state (RvTC, arXiv 2507.14997). ``regression``: one linear output over it
-            (VideoScore, arXiv 2406.15252). ``mlp``: a small network over it (Q-Scorer).
+            of the range, learnt as tokens (Q-Align, arXiv 2312.17090, which reads them from end to end; here
+            as the parts' middles: the same ranks, smaller errors). ``soft_levels``: the same words, learnt
+            as a distribution (DeQA-Score, arXiv 2501.11599). ``bins``: classes of equal width over the last
+            hidden state (RvTC, arXiv 2507.14997). ``regression``: one linear output over it (VideoScore,
+            arXiv 2406.15252). ``mlp``: a small network over it (Q-Scorer).
         digits: M, digits of the score text, the integer digit counted (3: "6.59"). Of every head the score
             stays below 10 by one unit of its last digit.
         trimmed: Whether labels dropped trailing zeros ("7.0", "3.9").
@@ -141,7 +142,7 @@ class ScoreScale(_Part):
     def _heads_own_decoder(cls, data: Any) -> Any:
         if not isinstance(data, dict) or data.get("decoder") is not None:
             return data
-        ways = {str(head): decoders for head, decoders in DECODERS.items()}.get(data.get("head", "digits"))
+        ways = {str(head): found for head, found in DECODERS.items()}.get(str(data.get("head", "digits")))
         return data if ways is None else {**data, "decoder": ways[0]}
 
     @model_validator(mode="after")
@@ -151,8 +152,9 @@ class ScoreScale(_Part):
             problems.append("native_low must be below native_high")
         if self.decoder not in DECODERS[self.head]:
             problems.append(f"decoder of head {self.head!r} must be one of {', '.join(DECODERS[self.head])}")
-        if len(set(self.level_words)) < len(self.level_words):
-            problems.append("level_words must differ")
+        words = {word.strip() for word in self.level_words} - {""}
+        if len(words) < len(self.level_words) or words != set(self.level_words):
+            problems.append("level_words must differ, and have no blanks around them")
         if problems:
             raise ValueError("; ".join(problems))
         return self

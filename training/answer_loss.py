@@ -33,8 +33,8 @@ class AnswerOutputs:
 
     Attributes:
         logits: (batch, longest answer, vocabulary): column i is what was said for ``labels[:, i]``.
-        scores: (answers with a score, outputs) of the score head, or logits of the levels; None where
-            scores are digits or hard levels, and where no answer has one.
+        scores: (answers with a score, outputs) of the score head, or log-probabilities of the levels among
+            all tokens; None where scores are digits or hard levels, and where no answer has one.
     """
 
     logits: torch.Tensor
@@ -69,7 +69,8 @@ def answer_outputs(
     if objective.reads_hidden:
         head = _one_module(model, SCORE_HEAD_MODULE)
         return AnswerOutputs(logits, head(kept[0][:, :-1][rows, score_columns].to(dtype)))
-    return AnswerOutputs(logits, logits[rows, score_columns][:, list(objective.level_tokens)].to(dtype))
+    said = logits[rows, score_columns].to(dtype).log_softmax(1)
+    return AnswerOutputs(logits, said[:, list(objective.level_tokens)])
 
 
 def loss_totals(batches: Iterable[Batch]) -> torch.Tensor:

@@ -27,6 +27,7 @@ from training.annotation_files import image_file, read_annotations
 from training.comparison import Comparison, variant_configs
 from training.comparison_figures import SeedRun, VariantFigures, compare_variants
 from training.config import StageConfig
+from training.curves import SUMMARY_NAME
 from training.dataset_file import read_facts
 from training.evaluate import FEWEST_IMAGES, source_numbers
 from training.runs import RunSettings, run_training
@@ -105,8 +106,11 @@ def run_comparison(settings: CompareSettings) -> Compared:
     """Train and evaluate every variant with every seed.
 
     Raises:
-        ConfigurationError: Wrong variants, data or base: found before the first training where possible.
+        ConfigurationError: Wrong variants, data or base: found before the first training where possible. Or
+            several processes: variants follow each other in one.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigurationError("compare runs in one process; train variants by themselves for several")
     configs = variant_configs(settings.comparison, settings.start)
     labelled = _labelled(settings, next(iter(configs.values())).score)
     settings.output.mkdir(parents=True, exist_ok=True)
@@ -181,7 +185,7 @@ def _run(
                 device=settings.device,
             )
         )
-    _refuse_another(adapter, config)
+    _refuse_another(settings, adapter, config)
     return _predicted(settings, adapter, config.seed, ask, labelled)
 
 
@@ -189,13 +193,22 @@ def _slug(name: str) -> str:
     return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
 
 
-def _refuse_another(adapter: Path, config: StageConfig) -> None:
+def _refuse_another(settings: CompareSettings, adapter: Path, config: StageConfig) -> None:
     """An adapter that an earlier comparison left under the same name is not this variant."""
-    said = json.loads((adapter / "training.json").read_text(encoding="utf-8"))["config"]
-    if said != config.model_dump(mode="json"):
-        raise ConfigurationError(
-            f"{adapter} was trained with another configuration; name another --output, or remove it"
-        )
+    try:
+        said = json.loads((adapter / SUMMARY_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"{adapter / SUMMARY_NAME}: {error}; remove {adapter}") from error
+    wanted = {
+        "configuration": ("config", config.model_dump(mode="json")),
+        "data": ("data", [str(path) for path in settings.data]),
+        "base model": ("base_model", settings.base_model),
+    }
+    for what, (name, value) in wanted.items():
+        if said.get(name) != value:
+            raise ConfigurationError(
+                f"{adapter} was trained with another {what}; name another --output, or remove it"
+            )
 
 
 def _predicted(
@@ -203,7 +216,12 @@ def _predicted(
 ) -> SeedRun:
     """Read the predictions of an earlier process, or make them."""
     _, revision = read_manifest(adapter)
-    asked = {"revision": revision, "ask": list(ask), "images": [label.image for label in labelled.labels]}
+    asked = {
+        "revision": revision,
+        "ask": list(ask),
+        "images": [[str(file.resolve()), file.stat().st_mtime_ns] for file in labelled.files],
+        "contexts": [label.context for label in labelled.labels],
+    }
     file = adapter.with_name(f"{adapter.name}.{_PREDICTIONS_NAME}")
     if file.exists():
         content = json.loads(file.read_text(encoding="utf-8"))

@@ -173,6 +173,14 @@ class StageConfig(_Part):
         head, problems = self.score.head, []
         if head in READOUT_HEADS and self.stage != "stage2":
             problems.append(f"score.head {head!r} has weights of its own, which stage2 alone trains")
+        taught = self.score_loss
+        if taught.weight != 1 and head in ("digits", "levels"):
+            problems.append(f"score_loss.weight: score.head {head!r} is learnt as tokens alone")
+        soft = head == "soft_levels" or (head == "bins" and (taught.soft_bins or taught.fidelity > 0))
+        if taught.assumed_std is not None and not soft:
+            problems.append("score_loss.assumed_std: nothing here uses the deviation of labels")
+        if taught.fidelity and self.micro_batch_size == 1:
+            problems.append("score_loss.fidelity: a micro-batch of 1 has no pairs to rank")
         if self.score_loss.soft_bins and head != "bins":
             problems.append("score_loss.soft_bins is for score.head 'bins'")
         if self.score_loss.fidelity and head not in ("soft_levels", "bins"):

@@ -67,6 +67,10 @@ def starting_adapter(directory: Path, base: Path, config: StageConfig) -> Starti
         problems.append(
             f"instruction is {config.instruction!r}; the adapter has {manifest.conversation.instruction!r}"
         )
+    for name in ("native_low", "native_high"):
+        ours, theirs = getattr(config.score, name), getattr(manifest.score, name)
+        if ours != theirs:
+            problems.append(f"score.{name} is {ours:g}; the adapter has {theirs:g}")
     if problems:
         raise ConfigurationError([f"to go on from {directory}: {problem}" for problem in problems])
     return StartingAdapter(directory, manifest, revision)
@@ -93,15 +97,19 @@ def start_from(model: PeftModel, start: StartingAdapter, config: StageConfig) ->
     set_peft_model_state_dict(model, {**state, **ours, **_head_state(model, start, config)})
 
 
-def _head_state(model: PeftModel, start: StartingAdapter, config: StageConfig) -> dict[str, torch.Tensor]:
-    theirs = start.manifest.score
-    same = (theirs.head, theirs.bins, theirs.hidden_width) == (
-        config.score.head,
-        config.score.bins,
-        config.score.hidden_width,
+def keeps_head(start: StartingAdapter, config: StageConfig) -> bool:
+    """Whether the score goes on as it was read; else its head starts anew, or there was none."""
+    ours, theirs = config.score, start.manifest.score
+    size = {"bins": "bins", "mlp": "hidden_width", "levels": "level_words", "soft_levels": "level_words"}
+    return ours.head == theirs.head and (
+        ours.head not in size or getattr(ours, size[ours.head]) == getattr(theirs, size[ours.head])
     )
-    if config.score.head not in READOUT_HEADS or not same:
+
+
+def _head_state(model: PeftModel, start: StartingAdapter, config: StageConfig) -> dict[str, torch.Tensor]:
+    if config.score.head not in READOUT_HEADS or not keeps_head(start, config):
         return {}
+    theirs = start.manifest.score
     width = model.config.get_text_config().hidden_size
     head = load_head(start.directory, theirs, width, model.device)
     assert head is not None  # it is one that has weights

@@ -268,6 +268,8 @@ def _arguments(
         seed=config.seed,
         use_cpu=use_cpu,
         ddp_backend="gloo" if use_cpu and processes > 1 else None,
+        # Every weight is used by every batch; and looking for others, DDP would not find a score head's.
+        ddp_find_unused_parameters=False,
         bf16=config.precision == "bfloat16",
         dataloader_pin_memory=False,
         remove_unused_columns=False,

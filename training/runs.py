@@ -25,7 +25,7 @@ from schemas.errors import ConfigurationError
 from schemas.manifest import ScoreScale
 from training.annotation_files import annotations_file, checked_rows, image_file, read_annotations
 from training.config import StageConfig
-from training.continuing import StartingAdapter, starting_adapter
+from training.continuing import StartingAdapter, keeps_head, starting_adapter
 from training.curves import SUMMARY_NAME, points_of
 from training.data import LabelledImages
 from training.dataset_file import read_facts
@@ -148,6 +148,8 @@ def inherited(settings: RunSettings, images: RunImages, start: StartingAdapter |
         weights = f"{settings.base_model}, all weights"
     if settings.config.initialise == "random":
         weights += ", its weights drawn anew"
+    if start is not None and not keeps_head(start, settings.config):
+        weights += f", with a new score head ({settings.config.score.head})"
     labels = "as given" if images.labelled_by is None else f"named by adapter {images.labelled_by[:12]}"
     return (
         f"{settings.config.stage}: starts from {weights}; {len(images.train):,} images, attributes {labels}"

@@ -20,6 +20,9 @@ from training.config import ScoreLoss
 
 _LEAST_STD = 1e-3
 _LEAST_PROBABILITY = 1e-8
+_LEAST_DETERMINANT = 1e-4
+_LEAST_SPREAD, _MOST_SHIFT = 0.2, 0.1
+"""Of the distance between classes; DeQA-Score's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,40 +70,48 @@ def score_loss(
     """Mean loss of a batch's scores.
 
     Args:
-        outputs: (batch, classes) logits, or (batch, 1) score divided by 10.
+        outputs: (batch, bins) logits; or (batch, levels) log-probabilities among all tokens; or (batch, 1)
+            score divided by 10.
         score: (batch,) labels.
         std: (batch,) standard deviations of the labels; NaN where not known.
         scale: Of the head.
         settings: Of the loss.
     """
     if is_number(scale):
-        return functional.mse_loss(outputs[:, 0], score / 10)
+        return functional.mse_loss(outputs[:, 0] * 10, score)
     values = torch.tensor(class_values(scale), dtype=outputs.dtype, device=outputs.device)
-    log_probabilities = outputs.log_softmax(1)
+    closed = outputs.log_softmax(1)
     assumed = settings.assumed_std if settings.assumed_std is not None else 0.0
     known = torch.where(std.isnan(), torch.full_like(std, assumed), std)
     if scale.head == "bins" and not settings.soft_bins:
         nearest = (values[None] - score[:, None]).abs().argmin(1)
-        loss = functional.nll_loss(log_probabilities, nearest)
+        loss = functional.nll_loss(closed, nearest)
     else:
-        wanted = soft_targets(score, known, values)
-        loss = functional.kl_div(log_probabilities, wanted, reduction="batchmean")
+        # Words are learnt against all tokens: among themselves alone they would never come to be written.
+        said = outputs if scale.head == "soft_levels" else closed
+        wanted = soft_targets(score, known, values, keep_mean=scale.head == "soft_levels")
+        loss = functional.kl_div(said, wanted, reduction="batchmean")
     if settings.fidelity:
-        loss = loss + settings.fidelity * fidelity_loss(log_probabilities.exp(), score, known, values)
+        loss = loss + settings.fidelity * fidelity_loss(closed.exp(), score, known, values)
     return loss
 
 
-def soft_targets(score: torch.Tensor, std: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+def soft_targets(
+    score: torch.Tensor, std: torch.Tensor, values: torch.Tensor, *, keep_mean: bool
+) -> torch.Tensor:
     """Distribution over classes that has a label's mean, and about its deviation.
 
-    The Gaussian's mass over every class's interval, then p' = αp + β so that the mean is kept (DeQA-Score,
-    arXiv 2501.11599, section 3.2). Where that would be negative, or the deviation is too small for it, the
-    mean is put between the two classes next to it.
+    The Gaussian's mass over every class's interval, then p' = αp + β so that the mean is kept, what is
+    negative put to zero (DeQA-Score, arXiv 2501.11599, section 3.2). Where the deviation is below a fifth of
+    the distance of classes, the label is put between the two classes next to it; with ``keep_mean`` also
+    where the mean is then off by a tenth of that distance, as at the ends of the range.
 
     Args:
         score: (batch,) means.
         std: (batch,) deviations; 0 = not known.
         values: (classes,) equally spaced, rising.
+        keep_mean: Whether the mean matters more than the shape, as for few classes that reach from end to
+            end. Many bins have none beyond the ends: there the mean gives way.
 
     Returns:
         (batch, classes), rows sum up to 1; the mean is kept where it lies between the outer classes.
@@ -115,15 +126,20 @@ def soft_targets(score: torch.Tensor, std: torch.Tensor, values: torch.Tensor) -
     count, sum_of_values = len(values), values.sum()
     # α · total + β · count = 1 and α · mean + β · Σ values = score
     determinant = total * sum_of_values - mean * count
-    usable = determinant.abs() > _LEAST_PROBABILITY
+    usable = determinant.abs() > _LEAST_DETERMINANT * sum_of_values
     safe = torch.where(usable, determinant, torch.ones_like(determinant))
     alpha = (sum_of_values - score * count) / safe
     beta = (total * score - mean) / safe
     shifted = alpha[:, None] * mass + beta[:, None]
     # At the middle of the range the two equations are one: then the mass itself, evened out, has that mean.
     shifted = torch.where(usable[:, None], shifted, mass / total.clamp_min(_LEAST_PROBABILITY)[:, None])
-    fine = (shifted.amin(1) >= 0) & (std > _LEAST_STD)
-    return torch.where(fine[:, None], shifted, between)
+    adjusted = shifted.clamp_min(0)
+    adjusted = adjusted / adjusted.sum(1, keepdim=True)
+    step = values[1] - values[0]
+    fine = std >= _LEAST_SPREAD * step
+    if keep_mean:
+        fine = fine & ((adjusted @ values - score).abs() <= _MOST_SHIFT * step)
+    return torch.where(fine[:, None], adjusted, between)
 
 
 def _between_neighbours(score: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
@@ -138,7 +154,8 @@ def fidelity_loss(
     """How badly pairs of a batch are ranked: mean of 1 − √(p·p̂) − √((1−p)(1−p̂)) over all pairs.
 
     p = Φ((μ₁ − μ₂) / √(σ₁² + σ₂²)) that the first is better, by the labels and by the prediction (DeQA-Score,
-    section 3.3; the loss: Tsai et al., FRank, SIGIR 2007). 0 with fewer than two images.
+    section 3.3; the loss: Tsai et al., FRank, SIGIR 2007). 0 with fewer than two images. Pairs are made of
+    whatever is in the batch: opinions of several data sets are compared as if they were of one.
 
     Args:
         probabilities: (batch, classes) predicted.

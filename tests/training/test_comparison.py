@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -220,6 +221,9 @@ def test_an_adapter_of_another_configuration_is_not_taken_for_this_variant(
     base, file = toy_base(tmp_path / "base"), _comparison(tmp_path)
     command = ["compare", str(file), str(data), "--output", str(tmp_path / "out"), "--base-model", str(base)]
     assert main([*command, "--only", "one", "--device", "cpu"]) == 0
+    other = shutil.copytree(data, tmp_path / "other")
+    assert main([*[str(other) if part == str(data) else part for part in command], "--only", "one"]) == 2
+    assert "trained with another data" in capsys.readouterr().err
     start = tmp_path / "start.yaml"
     start.write_text(start.read_text().replace("steps: 2", "steps: 3"))
     assert main([*command, "--only", "one", "--device", "cpu"]) == 2

@@ -64,7 +64,7 @@ def test_it_starts_from_the_weights_of_the_adapter_and_its_manifest_says_which(
     assert read_manifest(first)[0].training.initialised_from == "base"
 
 
-def test_a_score_head_of_the_same_kind_goes_on_and_another_starts_anew(folder, tmp_path) -> None:
+def test_a_score_head_of_the_same_kind_goes_on_and_another_starts_anew(folder, tmp_path, caplog) -> None:
     direct = {"templates": {"score_direct": 1}, "default_template": "score_direct"}
     bins = {"head": "bins", "bins": 5}
     first = _train(folder, tmp_path / "first", toy_config("stage2", **direct, score=bins))
@@ -73,19 +73,25 @@ def test_a_score_head_of_the_same_kind_goes_on_and_another_starts_anew(folder, t
     one, other = (load_file(adapter / SCORE_HEAD_NAME) for adapter in (first, second))
     assert all(torch.allclose(one[name], other[name], atol=1e-6) for name in one)
     more = toy_config("stage2", **direct, score={"head": "bins", "bins": 6}, learning_rate=STILL)
+    caplog.set_level("INFO", logger="training")
     third = _train(folder, tmp_path / "third", more, first)
+    assert "with a new score head (bins)" in caplog.text
     assert load_file(third / SCORE_HEAD_NAME)["weight"].shape[0] == 6
 
 
 def test_what_does_not_fit_is_refused_with_every_reason(folder, tmp_path) -> None:
     first = _train(folder, tmp_path / "first", toy_config("stage1"))
     other = toy_config(
-        "stage2", vision="frozen", lora=LoraSettings(rank=4, alpha=16, dropout=0), instruction="after_image"
+        "stage2",
+        vision="frozen",
+        lora=LoraSettings(rank=4, alpha=16, dropout=0),
+        instruction="after_image",
+        score={"native_high": 100},
     )
     with pytest.raises(ConfigurationError) as caught:
         _train(folder, tmp_path / "second", other, first)
     said = " ".join(caught.value.reasons)
-    assert len(caught.value.reasons) == 4
+    assert len(caught.value.reasons) == 5
     assert all(
         part in said for part in ("vision is 'frozen'", "lora.rank is 4", "lora.alpha is 16", "instruction")
     )

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from model.adapters import WEIGHTS_NAME, read_manifest
 from schemas.errors import ConfigurationError
+from schemas.manifest import ScoreScale
 from tests.training.toy import toy_annotations, toy_base, toy_config, toy_files
 from training.annotation_files import write_annotations
 from training.config import LoraSettings
@@ -156,10 +157,12 @@ def test_a_step_is_the_same_in_however_many_micro_batches(head, base, data, tmp_
 
 
 @pytest.mark.integration
-def test_two_processes_train_as_one_does(base, data, tmp_path) -> None:
+@pytest.mark.parametrize("head", ["digits", "mlp"])
+def test_two_processes_train_as_one_does(head, base, data, tmp_path) -> None:
     file = tmp_path / "config.yaml"
     # Without dropout, which every process draws for itself.
-    config = CONFIG.model_copy(update={"lora": LoraSettings(rank=2, alpha=4, dropout=0.0)})
+    without = {"lora": LoraSettings(rank=2, alpha=4, dropout=0.0), "score": ScoreScale(head=head)}
+    config = CONFIG.model_copy(update=without)
     file.write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_none=True)), encoding="utf-8")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -14,6 +14,7 @@ from model.adapter_config import SCORE_HEAD_NAME
 from model.adapters import SCORE_HEAD_MODULE, read_manifest, save_adapter, verify_adapter
 from model.backbone import EMBEDDED_BASE, load_base, load_tokenizer
 from model.decoding import ReadoutDecision
+from model.score_heads import build_head
 from model.scorer import Scorer
 from model.scores import class_values, to_unit_scale
 from model.tokens import IMAGE_PAD, TextEncoder
@@ -130,7 +131,8 @@ def test_every_head_learns_to_tell_dark_pictures_from_bright_ones(head, tmp_path
     )
     trained, _ = train_stage(config, EMBEDDED_BASE, images)
     save_adapter(tmp_path / "adapter", trained, None, adapter_manifest(config, EMBEDDED_BASE, images, WORDS))
-    said = [found.score for found in _scorer(tmp_path / "adapter", EMBEDDED_BASE).score(files)]
+    found = _scorer(tmp_path / "adapter", EMBEDDED_BASE).score(files)
+    said = [prediction.score for prediction in found]
     assert max(said[0::2]) + 2 < min(said[1::2]), said
 
 
@@ -191,6 +193,13 @@ def test_an_adapter_is_not_written_with_a_head_that_its_manifest_does_not_name(b
         save_adapter(tmp_path / "adapter", trained, None, other)
 
 
+@pytest.mark.parametrize("head", ["regression", "mlp"])
+def test_a_number_starts_in_the_middle_of_the_range(head) -> None:
+    made = build_head(ScoreScale(head=head), 8)
+    assert made is not None
+    assert torch.allclose(made(torch.randn(4, 8) * 30), torch.full((4, 1), 0.5))
+
+
 def test_soft_levels_are_not_learnt_as_one_word(base) -> None:
     images = toy_images()
     dataset = conversations(_config("soft_levels"), TextEncoder(load_tokenizer(base)), images)
@@ -219,7 +228,15 @@ def test_bins_that_learn_distributions_ask_for_deviations(base) -> None:
             "decoder of head 'digits' must be one of digit_tree",
         ),
         ({"score": {"head": "levels", "level_words": ["good", "good"]}}, "level_words must differ"),
+        ({"score": {"head": ["bins"]}}, "score.head"),
+        ({"score": {"head": "levels", "level_words": ["good", "good "]}}, "no blanks around them"),
         ({"score_loss": {"soft_bins": True}}, "soft_bins is for score.head 'bins'"),
+        ({"score_loss": {"weight": 2.0}}, "learnt as tokens alone"),
+        ({"score": {"head": "bins"}, "score_loss": {"assumed_std": 1.0}}, "nothing here uses the deviation"),
+        (
+            {"score": {"head": "bins"}, "score_loss": {"fidelity": 1.0}, "micro_batch_size": 1},
+            "has no pairs to rank",
+        ),
         ({"score_loss": {"fidelity": 1.0}}, "fidelity needs a distribution"),
     ],
 )
