@@ -27,6 +27,11 @@ _HEADS: dict[ScoreHead, str] = {
     "regression": "One linear output over the last hidden state",
     "mlp": "A small network over the last hidden state",
 }
+_READOUTS: dict[ScoreHead, str] = {
+    "bins": "softmax of its outputs over the bins' middles",
+    "regression": "ten times its output",
+    "mlp": "ten times its output; GELU between the layers",
+}
 _DECODERS: dict[Decoder, str] = {
     "digit_tree": "the mean over the tree of its first digits, with a standard deviation",
     "per_position": "expected digits, each given the greedy ones before it",
@@ -100,7 +105,9 @@ def _what(manifest: AdapterManifest, template: AnswerTemplate, merged: bool) -> 
         )
     if manifest.score.head in READOUT_HEADS:
         lines.append(
-            f"- the score needs `{SCORE_HEAD_NAME}` beside the weights; PEFT and transformers pass it over"
+            f"- nobody writes the score: `{SCORE_HEAD_NAME}`, which PEFT and transformers pass over, holds "
+            f"the head that reads it off the hidden state of the answer's last token before [score] (behind the "
+            f"final norm, in float32): {_READOUTS[manifest.score.head]}"
         )
     if attributes:
         lines.append(f"- {', '.join(attributes)}")
@@ -166,7 +173,8 @@ scores: training saw these. Decoder: `{rule.image_decoder}`."""
 def _serving(manifest: AdapterManifest, merged: bool) -> str:
     base = _base_name(manifest)
     if merged:
-        return """## Loading
+        unwritten = ", but for the score" if manifest.score.head in READOUT_HEADS else ""
+        return f"""## Loading
 
 ```python
 from transformers import Qwen2VLForConditionalGeneration
@@ -174,11 +182,12 @@ from transformers import Qwen2VLForConditionalGeneration
 model = Qwen2VLForConditionalGeneration.from_pretrained("THIS_FOLDER")
 ```
 
-It generates the answer above as text. Distributions, confidences and the pixel rule come with
-realqa-beam and the adapter, not with merged weights."""
+It generates the answer above as text{unwritten}.
+Distributions, confidences and the pixel rule come with realqa-beam and the adapter, not with merged weights."""
+    spread = "" if manifest.score.decoder == "point" else ", with confidences and a standard deviation"
     return f"""## Serving
 
-With realqa-beam, exactly as in training, with confidences and a standard deviation:
+With realqa-beam, exactly as in training{spread}:
 
 ```python
 from model.scorer import Scorer

@@ -135,3 +135,25 @@ def test_limits_name_labels_of_ours_and_words_that_are_generated() -> None:
 def test_equal_manifests_give_equal_cards() -> None:
     assert card() == card()
     assert card().endswith(f"`{'e' * 64}`.\n")
+
+
+@pytest.mark.parametrize(
+    ("head", "said"),
+    [
+        ("bins", "softmax of its outputs over the bins' middles"),
+        ("regression", "ten times its output"),
+        ("mlp", "GELU between the layers"),
+    ],
+)
+def test_a_head_that_nobody_writes_is_explained(head: str, said: str) -> None:
+    scale = ScoreScale(head=head)
+    for merged in (False, True):
+        text = card(merged, score=scale)
+        assert "score_head.safetensors" in text
+        assert said in text
+    assert "as text, but for the score" in card(True, score=scale)
+    assert ("standard deviation:" in card(score=scale)) is (head == "bins")
+
+
+def test_levels_are_named() -> None:
+    assert "one of the levels bad, poor, fair, good, excellent" in card(score=ScoreScale(head="levels"))
