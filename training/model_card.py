@@ -106,8 +106,8 @@ def _what(manifest: AdapterManifest, template: AnswerTemplate, merged: bool) -> 
     if manifest.score.head in READOUT_HEADS:
         lines.append(
             f"- nobody writes the score: `{SCORE_HEAD_NAME}`, which PEFT and transformers pass over, holds "
-            f"the head that reads it off the hidden state of the answer's last token before [score] (behind the "
-            f"final norm, in float32): {_READOUTS[manifest.score.head]}"
+            f"the head that reads it off the hidden state of the last token before [score] (behind the final "
+            f"norm, in float32): {_READOUTS[manifest.score.head]}"
         )
     if attributes:
         lines.append(f"- {', '.join(attributes)}")
@@ -183,7 +183,8 @@ model = Qwen2VLForConditionalGeneration.from_pretrained("THIS_FOLDER")
 ```
 
 It generates the answer above as text{unwritten}.
-Distributions, confidences and the pixel rule come with realqa-beam and the adapter, not with merged weights."""
+Distributions, confidences and the pixel rule come with realqa-beam and the adapter, not with
+merged weights."""
     spread = "" if manifest.score.decoder == "point" else ", with confidences and a standard deviation"
     return f"""## Serving
 
