@@ -1,6 +1,6 @@
 """``python -m training``: from labelled images (``import``, ``validate``, ``label``) to adapters (``train``,
-and ``demo`` for the model that ships here), what they are worth (``evaluate``, ``ladders``, ``probe``), and
-what they are turned into (``composite``, ``export``, ``wrap``).
+and ``demo`` for the model that ships here), what they are worth (``evaluate``, ``compare``, ``curves``,
+``ladders``, ``probe``), and what they are turned into (``composite``, ``export``, ``wrap``).
 """
 
 from __future__ import annotations
