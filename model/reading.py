@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from model.decoding import (
+from model.decisions import (
     ChoiceDecision,
     DecimalDecision,
     Decision,

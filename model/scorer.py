@@ -28,7 +28,8 @@ from model.batching import plan_micro_batches
 from model.checks import checked_manifest
 from model.compiling import compile_template
 from model.conversation import ContextIds, build_prompt, encode_context
-from model.decoding import Decisions, SlotDecoder
+from model.decisions import Decisions
+from model.decoding import SlotDecoder
 from model.fast_paths import use_fast_paths
 from model.images import ImageLimits, decode_image, inspect_image
 from model.lora import load_adapter_weights, merge_adapter

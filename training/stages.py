@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -103,6 +104,31 @@ def train_stage(
     dataset = conversations(config, encoder, images)
     image_pad = encoder.special(IMAGE_PAD)
     collator = Collator(0, image_pad, config.forced_token_weight)
+    model, trained = _model_to_train(config, base, start)
+    validator = None
+    if config.validate_every is not None:
+        if validation is None:
+            raise ConfigurationError("validate_every: there are no images of split validation")
+        validator = Validator(model, encoder, conversation(config), config, validation)
+    with tempfile.TemporaryDirectory() as scratch:
+        went = train(
+            trained,
+            dataset,
+            collator,
+            config,
+            checkpoints or Path(scratch),
+            objective=objective,
+            watch=Watch(ncm_meter(config, encoder), validator, tensorboard),
+            keep_checkpoints=checkpoints is not None,
+            device=device,
+        )
+    return trained.eval(), went
+
+
+def _model_to_train(
+    config: StageConfig, base: Path, start: StartingAdapter | None
+) -> tuple[Qwen2VLForConditionalGeneration, Qwen2VLForConditionalGeneration | PeftModel]:
+    """The base, and what of it or on it is trained."""
     # Weights are drawn (LoRA) and inputs dropped (dropout) from torch's own generator.
     torch.manual_seed(config.seed)
     # What is trained stays in float32: all of a base, else the adapter alone.
@@ -122,26 +148,11 @@ def train_stage(
         if start is not None:
             start_from(trained, start, config)
     if config.gradient_checkpointing:
-        # Trainer's own switch for this has another name in every other release.
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    validator = None
-    if config.validate_every is not None:
-        if validation is None:
-            raise ConfigurationError("validate_every: there are no images of split validation")
-        validator = Validator(model, encoder, conversation(config), config, validation)
-    with tempfile.TemporaryDirectory() as scratch:
-        went = train(
-            trained,
-            dataset,
-            collator,
-            config,
-            checkpoints or Path(scratch),
-            objective=objective,
-            watch=Watch(ncm_meter(config, encoder), validator, tensorboard),
-            keep_checkpoints=checkpoints is not None,
-            device=device,
-        )
-    return trained.eval(), went
+        with warnings.catch_warnings():
+            # Trainer's own switch for this has another name in every other release, and so has its argument.
+            warnings.filterwarnings("ignore", category=FutureWarning)
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+    return model, trained
 
 
 def conversations(config: StageConfig, encoder: TextEncoder, images: LabelledImages) -> ConversationDataset:

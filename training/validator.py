@@ -16,7 +16,8 @@ from transformers import Qwen2VLForConditionalGeneration
 from model.adapters import SCORE_HEAD_MODULE
 from model.compiling import compile_template
 from model.conversation import build_prompt, encode_context
-from model.decoding import ChoiceDecision, Decisions, SlotDecoder
+from model.decisions import ChoiceDecision, Decisions
+from model.decoding import SlotDecoder
 from model.patches import grid_thw, normalised_patches
 from model.ragged import ImageBatch
 from model.reading import read_score

@@ -28,7 +28,7 @@ import torch
 from model.adapters import read_manifest
 from model.backbone import EMBEDDED_ADAPTER, load_base, resolve_base
 from model.batching import plan_micro_batches
-from model.decoding import decided_values
+from model.decisions import decided_values
 from model.lora import load_adapter_weights, merge_adapter
 from model.patches import grid_thw, normalised_patches
 from model.ragged import ImageBatch

@@ -8,15 +8,15 @@ from itertools import pairwise
 import pytest
 import torch
 
-from model.decoding import (
+from model.decisions import (
     ChoiceDecision,
     DecimalDecision,
     Decisions,
-    SlotDecoder,
     TextDecision,
     decided_values,
     written_ids,
 )
+from model.decoding import SlotDecoder
 from model.ragged import ImageBatch
 from model.slots import ChoiceSlot, DecimalSlot, FreeTextSlot, SlotProgram
 from schemas.manifest import ScoreScale

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from model.decoding import ChoiceDecision, SlotDecoder
+from model.decisions import ChoiceDecision
+from model.decoding import SlotDecoder
 from model.fast_paths import attend_by_image, embed_patches, grouped_attention, rms_norm, use_fast_paths
 from tests.model.teacher import random_images, setup, teacher_forced
 

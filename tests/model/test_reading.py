@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from model.compiling import compile_template
-from model.decoding import ChoiceDecision, DecimalDecision, Decision, Decisions, TextDecision
+from model.decisions import ChoiceDecision, DecimalDecision, Decision, Decisions, TextDecision
 from model.reading import PredictionReader, read_score
 from model.slots import ChoiceSlot, DecimalSlot, SlotProgram
 from model.templates import answer_template

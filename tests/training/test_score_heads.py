@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from model.adapter_config import SCORE_HEAD_NAME
 from model.adapters import SCORE_HEAD_MODULE, read_manifest, save_adapter, verify_adapter
 from model.backbone import EMBEDDED_BASE, load_base, load_tokenizer
-from model.decoding import ReadoutDecision
+from model.decisions import ReadoutDecision
 from model.score_heads import build_head
 from model.scorer import Scorer
 from model.scores import class_values, to_unit_scale

@@ -106,6 +106,16 @@ def test_the_same_seed_gives_the_same_adapter(base: Path) -> None:
         assert torch.equal(a, b), name
 
 
+def test_activations_computed_twice_give_the_same_adapter(base: Path, recwarn) -> None:
+    plain = toy_config("stage2", batch_size=2)
+    twice = plain.model_copy(update={"gradient_checkpointing": True})
+    one, other = (train_stage(config, base, IMAGES) for config in (plain, twice))
+    assert [point[1] for point in other[1].curves["loss"]] == pytest.approx(
+        [point[1] for point in one[1].curves["loss"]], rel=1e-4
+    )
+    assert not [str(w.message) for w in recwarn if "checkpointing_enable" in str(w.message)]
+
+
 def test_training_lowers_the_loss_on_what_it_sees(base: Path) -> None:
     config = toy_config("stage2", steps=25, batch_size=4, templates={"score_form": 1})
     encoder = TextEncoder(load_tokenizer(base))
