@@ -28,6 +28,7 @@ from schemas.records import Prediction, Provenance
 from schemas.version import ENGINE_VERSION
 from training.evaluation import Parsing
 from training.free_answers import ReadAnswer, WrittenAnswer, asked_targets, count_failures, read_answer
+from training.greedy_writing import write_greedily
 from training.respondent import Respondent
 from training.scoring import ScoredImages, answer_images
 from training.video_prediction import video_prediction
@@ -144,31 +145,21 @@ class FreeWriter:
         device = self._model.device
         pad, end = self._encoder.special(IMAGE_PAD), self._encoder.special(IM_END)
         prompts = [self._prompt.ids(pad, image.visual_tokens, image.context.ids) for image in batch]
-        width = max(map(len, prompts))
-        ids = torch.tensor([[end] * (width - len(asked)) + asked for asked in prompts], device=device)
-        seen = torch.tensor([[0] * (width - len(asked)) + [1] * len(asked) for asked in prompts])
         patches = [normalised_patches(torch.from_numpy(image.pixels).to(device)) for image in batch]
         stops = self._stops()
         torch.set_flush_denormal(True)  # they cost a tiny model most of its time on a CPU
-        written = self._model.generate(
-            input_ids=ids,
-            attention_mask=seen.to(device),
+        grids = [grid_thw(*image.pixels.shape[:2]) for image in batch]
+        written = write_greedily(
+            self._model,
+            prompts,
+            end,
+            stops,
+            self.max_new_tokens,
             pixel_values=torch.cat(patches),
-            image_grid_thw=torch.tensor(
-                [grid_thw(*image.pixels.shape[:2]) for image in batch], device=device
-            ),
-            mm_token_type_ids=(ids == pad).int(),
-            max_new_tokens=self.max_new_tokens,
-            eos_token_id=stops,
-            pad_token_id=end,
-            # A base's own generation settings sample, or punish repetition, which a form is made of.
-            do_sample=False,
-            temperature=None,
-            top_p=None,
-            top_k=None,
-            repetition_penalty=1.0,
+            image_grid_thw=torch.tensor(grids, device=device),
+            image_pad=pad,
         )
-        return [self._answer(row, stops) for row in written[:, width:].tolist()]
+        return [self._answer(row, stops) for row in written]
 
     def _stops(self) -> list[int]:
         """What ends an answer: the conversation's end, and what the base's maker says ends a text."""

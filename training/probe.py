@@ -20,6 +20,7 @@ import torch
 from model.backbone import load_base, load_tokenizer, resolve_base
 from model.scorer import resolve_device
 from model.tokens import IM_END, IM_START, TextEncoder
+from training.greedy_writing import write_greedily
 
 _LOW_CENTS, _HIGH_CENTS = 100, 1000  # 1 to 10
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?!\.?\w)")
@@ -134,24 +135,8 @@ def question(encoder: TextEncoder, numbers: Iterable[Decimal]) -> list[int]:
 def _answers(
     model: Any, encoder: TextEncoder, prompts: Sequence[Sequence[int]], length: int
 ) -> Iterator[str]:
-    end, width = encoder.special(IM_END), max(map(len, prompts))
-    padding = [width - len(prompt) for prompt in prompts]
-    ids = [[end] * pad + [*prompt] for pad, prompt in zip(padding, prompts, strict=True)]
-    mask = [[0] * pad + [1] * len(prompt) for pad, prompt in zip(padding, prompts, strict=True)]
-    written = model.generate(
-        input_ids=torch.tensor(ids, device=model.device),
-        attention_mask=torch.tensor(mask, device=model.device),
-        max_new_tokens=length,
-        eos_token_id=end,
-        pad_token_id=end,
-        # A base's own generation settings sample, or punish repetition, which sorting is made of.
-        do_sample=False,
-        temperature=None,
-        top_p=None,
-        top_k=None,
-        repetition_penalty=1.0,
-    )
-    return (encoder.decode(row) for row in written[:, width:].tolist())
+    end = encoder.special(IM_END)
+    return (encoder.decode(row) for row in write_greedily(model, prompts, end, end, length))
 
 
 def parse_numbers(answer: str) -> tuple[Decimal, ...]:

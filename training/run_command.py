@@ -11,8 +11,9 @@ from schemas.errors import ConfigurationError
 
 _TRAIN = """Train one stage and write an adapter that the pipeline takes. CONFIG is a YAML file, or the name
 of one that ships here: stage1 and stage2 are RealQA's recipe for Qwen2-VL-7B, direct asks for the score
-alone; demo_stage1 and demo_stage2 are the small model's. initialised and scratch train all weights, from the
-base's and from random ones, and write a base model: to see what its own training is worth (command curves).
+alone; demo_stage1, demo_stage2 and demo_direct are the small model's, and demo_context reads captions.
+initialised and scratch train all weights, from the base's and from random ones, and write a base model: to
+see what its own training is worth (command curves).
 
 With validate_every in the configuration, images of split validation are scored meanwhile, and the weights
 that did best are written; stop_after ends a run that gets no better. training.json holds all curves.
