@@ -39,8 +39,39 @@ class ScoringOptions:
         "and event_time (UTC); further columns are passed through",
         metavar="FILE",
     )
+    subscription: str | None = _option(
+        None,
+        "a stream: Pub/Sub subscription (projects/P/subscriptions/S) to the notifications of a bucket; every "
+        "object that arrives there is scored",
+        metavar="NAME",
+    )
+    watch: str | None = _option(
+        None, "a stream: folder or pattern, local or gs://, that is listed again and again", metavar="PATTERN"
+    )
+    every: float = _option(10.0, "seconds between two listings of --watch", metavar="SECONDS")
+    retry_failed: tuple[str, ...] = _option(
+        (),
+        "score again what --output has failures for, by this adapter: all, retryable, or the stages list, "
+        "fetch, decode, score; alone, without --input",
+        nargs="+",
+        metavar="WHICH",
+    )
     output: str = _option("", "directory that gets scores/ and failures/", metavar="DIR")
-    adapter: str | None = _option(None, "adapter directory (default: the small embedded one)", metavar="PATH")
+    adapter: str | None = _option(
+        None,
+        "adapter directory, local or gs://, or a pointer: a file that holds the path of one; a job follows "
+        "it (default: the small embedded one)",
+        metavar="PATH",
+    )
+    adapter_poll_s: float = _option(
+        30.0, "seconds between two looks at the pointer that --adapter names", metavar="SECONDS"
+    )
+    challenger: str | None = _option(
+        None, "a second adapter of the same base, which scores a share of the images, too", metavar="PATH"
+    )
+    challenger_share: float = _option(
+        0.05, "share of the images for --challenger, by a hash of the uri: (0, 1]", metavar="SHARE"
+    )
     base_model: str | None = _option(
         None, "base model, name or path (default: what the adapter names)", metavar="NAME"
     )
@@ -51,6 +82,25 @@ class ScoringOptions:
     )
     chunk_size: int = _option(
         256, "most images of a chunk, the unit that is scored, written and retried", metavar="IMAGES"
+    )
+    chunk_wait_s: float = _option(
+        30.0, "a stream closes a chunk this long after its first image, full or not", metavar="SECONDS"
+    )
+    stream_shards: int = _option(
+        4, "chunks that a stream fills side by side: at least one per worker", metavar="SHARDS"
+    )
+    deduplicate_s: float = _option(
+        3600.0,
+        "a stream drops what it has seen before within this time (Pub/Sub repeats itself)",
+        metavar="SECONDS",
+    )
+    stop_when_idle_s: float | None = _option(
+        None, "end a local stream when nothing has arrived for this long (default: never)", metavar="SECONDS"
+    )
+    context_sidecars: bool = _option(
+        False,
+        "take the context of photo.jpg from photo.json or photo.jpg.json beside it, where there is one",
+        action="store_true",
     )
     fetch_threads: int | None = _option(
         None,
@@ -63,6 +113,11 @@ class ScoringOptions:
     micro_batch_images: int = _option(64, "most images that the model sees at once", metavar="IMAGES")
     token_budget: int | None = _option(
         None, "visual tokens that the model sees at once (default: what suits the device)", metavar="TOKENS"
+    )
+    in_flight_bytes: int = _option(
+        1024 * _MIB,
+        "most bytes of files and of decoded pictures, each, at a time in a process; one larger file goes alone",
+        metavar="BYTES",
     )
     max_file_bytes: int = _option(64 * _MIB, "larger files are refused, unread", metavar="BYTES")
     max_decoded_pixels: int = _option(
@@ -106,14 +161,15 @@ def flag_of(option: Field[Any]) -> str:
 
 def _argument(option: Field[Any]) -> dict[str, Any]:
     help_text = option.metadata["help"]
-    if isinstance(option.default, int) and not isinstance(option.default, bool):
+    if isinstance(option.default, (int, float)) and not isinstance(option.default, bool):
         # The annotation is a string here; the default tells what it is.
         return {
-            "type": int,
+            "type": type(option.default),
             "default": option.default,
             "help": f"{help_text} (default: {option.default})",
         } | dict(option.metadata["argument"])
-    typed = {"type": int} if option.type == "int | None" else {}
+    kinds: dict[Any, type] = {"int | None": int, "float | None": float}
+    typed = {"type": kinds[option.type]} if option.type in kinds else {}
     return {"default": option.default, "help": help_text} | typed | dict(option.metadata["argument"])
 
 
