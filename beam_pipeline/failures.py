@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from schemas.errors import ScoringError, Stage
-from schemas.records import ImageFacts, ImageRef, ScoringFailure
+from schemas.records import ImageFacts, ImageRef, Role, ScoringFailure
 
 _NOTHING_KNOWN = ImageFacts()
 
@@ -34,11 +34,13 @@ class FailureContext:
         adapter: Who would have scored.
         run_id: The job.
         failed_at: When, UTC.
+        role: In which that adapter would have scored.
     """
 
     adapter: AdapterIdentity
     run_id: str
     failed_at: datetime
+    role: Role = "champion"
 
 
 def failure_of(
@@ -77,6 +79,7 @@ def failure_of(
         run_id=context.run_id,
         failed_at=context.failed_at,
         context_used=context_used,
+        role=context.role,
     )
 
 
@@ -99,6 +102,7 @@ def listing_failure(ref: ImageRef, context: FailureContext) -> ScoringFailure:
         adapter_revision=context.adapter.revision,
         run_id=context.run_id,
         failed_at=context.failed_at,
+        role=context.role,
     )
 
 

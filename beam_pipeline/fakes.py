@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 from beam_pipeline.failures import AdapterIdentity
-from model.images import ImageLimits, decode_image, inspect_image
+from beam_pipeline.pointers import Pointer
+from beam_pipeline.scorers import Challenger, Serving
+from model.images import ImageLimits, Room, decode_image, decoded_bytes, inspect_image, unbounded
 from schemas.attributes import VOCABULARY
-from schemas.errors import InferenceError
+from schemas.errors import ConfigurationError, InferenceError
 from schemas.manifest import ImageRule
-from schemas.records import ImageFacts, Prediction, Provenance
+from schemas.records import ImageFacts, Prediction, Provenance, Role
 
 _LIMITS = ImageLimits()
 _RULE = ImageRule(min_pixels=784, max_pixels=28 * 28 * 4)
@@ -40,6 +44,7 @@ class FakeScorer:
         delay_ms: Time that one image takes to predict.
         poison: Hex prefixes of ``image_id``; an image with one of them cannot be predicted.
         token_budget: As a real scorer suggests one.
+        role: Stamped on rows.
     """
 
     revision: str = "fake-revision"
@@ -47,6 +52,7 @@ class FakeScorer:
     delay_ms: float = 0.0
     poison: tuple[str, ...] = ()
     token_budget: int = 64
+    role: Role = "champion"
 
     @property
     def provenance(self) -> Provenance:
@@ -60,12 +66,14 @@ class FakeScorer:
             engine_version="0",
             device="cpu",
             dtype="float32",
+            role=self.role,
         )
 
-    def prepare(self, data: bytes, *, context: str | None = None) -> FakePrepared:
+    def prepare(self, data: bytes, *, context: str | None = None, room: Room = unbounded) -> FakePrepared:
         """Inspect and decode as a real scorer does, with the same errors."""
         facts = inspect_image(data, self.limits)
-        height, width, _ = decode_image(data, facts, _RULE).shape
+        with room(decoded_bytes(facts)):
+            height, width, _ = decode_image(data, facts, _RULE).shape
         return FakePrepared(facts, height * width // 784, context)
 
     def predict(self, prepared: Sequence[FakePrepared]) -> list[Prediction]:
@@ -81,6 +89,36 @@ class FakeScorer:
         return [_prediction(image) for image in prepared]
 
 
+@dataclass(frozen=True)
+class FakeFollower:
+    """Follows a pointer whose first line is the revision; one that begins with ``broken`` cannot serve.
+
+    Attributes:
+        pointer: The file.
+        loaded: Its content when the first scorer was made.
+    """
+
+    pointer: Pointer
+    loaded: str
+
+    def look(self) -> str:
+        """Read the pointer. Raises ``OSError``."""
+        return self.pointer.read()
+
+    def prepare(self, said: str, current: Any) -> Callable[[], FakeScorer] | None:
+        """Make a scorer of the revision; see ``beam_pipeline.scorers.AdapterFollower``."""
+        revision = fake_revision(self.pointer, said)
+        return None if revision == current.revision else partial(replace, current, revision=revision)
+
+
+def fake_revision(pointer: Pointer, content: str) -> str:
+    """Read a revision from a pointer's content. Raises ``ConfigurationError``."""
+    revision = pointer.target(content).rpartition("/")[2]
+    if revision.startswith("broken"):
+        raise ConfigurationError(f"{revision} cannot serve")
+    return revision
+
+
 _SCORER = FakeScorer()
 
 
@@ -91,18 +129,32 @@ class FakeScorerFactory:
     Attributes:
         scorer: The scorer; frozen, so it travels with the job.
         synthetic: What reports say about the adapter's labels.
+        pointer: File that names the revision; None = the scorer's own, which stays.
+        challenger: Scores a share of the images, too.
+        challenger_share: That share.
     """
 
     scorer: FakeScorer = _SCORER
     synthetic: bool = False
+    pointer: str | None = None
+    challenger: FakeScorer | None = None
+    challenger_share: float = 0.05
 
     def identity(self) -> AdapterIdentity:
         """The fake adapter's name and revision."""
-        return AdapterIdentity("fake", self.scorer.revision, self.synthetic)
+        return AdapterIdentity("fake", self.load().champion.provenance.adapter_revision, self.synthetic)
 
-    def load(self) -> FakeScorer:
-        """Give the scorer."""
-        return self.scorer
+    def load(self) -> Serving:
+        """Give the scorer, with what goes beside it."""
+        if self.pointer is not None:
+            pointer = Pointer(self.pointer)
+            said = pointer.read_now()
+            scorer = replace(self.scorer, revision=fake_revision(pointer, said))
+            return Serving(scorer, follower=FakeFollower(pointer, said))
+        if self.challenger is None:
+            return Serving(self.scorer)
+        rival = replace(self.challenger, role="challenger")
+        return Serving(self.scorer, challenger=Challenger(rival, self.challenger_share))
 
 
 def _prediction(image: FakePrepared) -> Prediction:

@@ -30,8 +30,9 @@ class BeamObserver:
     """Turns what the engine reports into Beam metrics and this process's tally.
 
     Metrics: ``fetch_ms``, ``decode_ms`` (per image), ``score_ms``, ``visual_tokens``,
-    ``micro_batch_images`` (per micro-batch) are distributions; ``images_scored`` and
-    ``failures_<stage>`` are counters.
+    ``micro_batch_images`` (per micro-batch) and ``adapter_switch_ms`` (how long new chunks waited for
+    another adapter) are distributions; ``images_scored``, ``failures_<stage>`` (of champions),
+    ``challenger_images``, ``adapter_switches`` and ``adapter_switches_failed`` are counters.
     """
 
     def __init__(self, run_id: str) -> None:
@@ -57,6 +58,19 @@ class BeamObserver:
         name = f"failures_{outcome.stage}" if isinstance(outcome, ScoringFailure) else "images_scored"
         Metrics.counter(NAMESPACE, name).inc()
         self._tally.add(failed=failed)
+
+    def challenged(self, outcome: Outcome) -> None:
+        """The challenger, too, came to an outcome for one ref."""
+        Metrics.counter(NAMESPACE, "challenger_images").inc()
+
+    def adapter_switched(self, milliseconds: float) -> None:
+        """Another adapter serves; new chunks had to wait for so long."""
+        Metrics.counter(NAMESPACE, "adapter_switches").inc()
+        Metrics.distribution(NAMESPACE, "adapter_switch_ms").update(round(milliseconds))
+
+    def adapter_switch_failed(self) -> None:
+        """The pointer names something that cannot serve; the adapter in place goes on."""
+        Metrics.counter(NAMESPACE, "adapter_switches_failed").inc()
 
 
 class ChunkHandler(ModelHandler[Chunk, ScoredChunk, Engine]):

@@ -4,6 +4,9 @@ The rule for a name: an existing path is taken at its word, whatever its name; a
 What a directory walk or a pattern finds is filtered: hidden files and folders and the sidecars of
 ``SIDECAR_SUFFIXES`` are not images. Everything else is offered and judged by its bytes, so a photograph
 without an extension is scored and a broken one becomes a failure with a reason.
+
+Object stores have no folders: a uri that ends in a slash, or names a prefix of objects, is walked as one; a
+pattern matches names of objects, in Beam's language, where ``**/`` asks for at least one folder.
 """
 
 from __future__ import annotations
@@ -16,7 +19,9 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import PurePosixPath
 
-from beam_pipeline.storage import is_remote, local_path
+from beam_pipeline import gcs
+from beam_pipeline.gcs_access import WILD
+from beam_pipeline.storage import is_gs, is_remote, local_path
 from schemas.records import ImageRef, ListingProblem
 
 # fmt: off
@@ -44,8 +49,15 @@ def locate(pattern: str) -> Iterator[ImageRef]:
         pattern: A path, a pattern (``*``, ``?``, ``[...]``, ``**``), or a directory; local or remote.
 
     Yields:
-        Refs that know their uri only (``describe`` adds the rest), or that carry a listing problem.
+        Refs that know their uri only (``describe`` adds the rest), or that carry a listing problem. Those of
+        ``gs://`` are described already: their listing said everything.
+
+    Raises:
+        OSError: An object store refuses.
     """
+    if is_gs(pattern):
+        yield from _locate_objects(pattern)
+        return
     if is_remote(pattern):
         yield from _locate_remote(pattern)
         return
@@ -78,6 +90,8 @@ def describe(ref: ImageRef, started_at: datetime) -> ImageRef:
     """
     if ref.problem is None and not is_remote(ref.image_uri):
         ref = _describe_local(ref)
+    elif ref.problem is None and is_gs(ref.image_uri):
+        ref = _describe_object(ref) if ref.image_generation is None else ref
     elif ref.problem is None and ref.size_bytes is None:
         ref = _describe_remote(ref)
     return ref if ref.event_time is not None else replace(ref, event_time=started_at)
@@ -167,6 +181,53 @@ def _describe_local(ref: ImageRef) -> ImageRef:
     if not stat.S_ISREG(info.st_mode):
         return replace(described, problem=_problem("not a regular file"))
     return replace(described, image_generation=info.st_mtime_ns, size_bytes=info.st_size)
+
+
+def _locate_objects(pattern: str) -> Iterator[ImageRef]:
+    named = None if pattern.endswith("/") else gcs.find(pattern)
+    if named is not None:
+        yield _of_object(named)
+        return
+    literal = WILD.split(pattern, maxsplit=1)[0]
+    if literal == pattern:
+        folder = pattern if pattern.endswith("/") else pattern + "/"
+        found = gcs.list_prefix(folder)
+    else:
+        folder, found = literal.rpartition("/")[0] + "/", gcs.list_objects(pattern)
+    for info in found:
+        # A name that ends in a slash is what some tools leave to show a folder.
+        if not info.uri.endswith("/") and _is_shown(info.uri[len(folder) :], pattern[len(folder) :]):
+            yield _of_object(info)
+
+
+def _is_shown(path: str, pattern: str) -> bool:
+    *folders, name = path.split("/")
+    hidden_folder = any(folder.startswith(".") for folder in folders)
+    # As in a shell: a pattern finds what is hidden where it spells the dot.
+    return is_offered(name) and not (hidden_folder and "/." not in f"/{pattern}")
+
+
+def _of_object(info: gcs.ObjectInfo) -> ImageRef:
+    return ImageRef(
+        image_uri=info.uri,
+        image_generation=info.generation,
+        event_time=info.created,
+        size_bytes=info.size_bytes,
+    )
+
+
+def _describe_object(ref: ImageRef) -> ImageRef:
+    try:
+        info = gcs.stat(ref.image_uri)
+    except OSError as error:
+        return replace(ref, problem=_problem(f"cannot be looked up: {error.strerror}"))
+    described = _of_object(info)
+    return replace(
+        ref,
+        image_generation=described.image_generation,
+        size_bytes=described.size_bytes,
+        event_time=ref.event_time or described.event_time,
+    )
 
 
 def _locate_remote(pattern: str) -> Iterator[ImageRef]:

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from schemas.errors import ConfigurationError
 
 DTYPES = ("float32", "bfloat16", "float16")
+RETRIES = ("all", "retryable", "list", "fetch", "decode", "score")
 _MIB = 1024 * 1024
 
 
@@ -51,8 +52,8 @@ class ScoringOptions:
     every: float = _option(10.0, "seconds between two listings of --watch", metavar="SECONDS")
     retry_failed: tuple[str, ...] = _option(
         (),
-        "score again what --output has failures for, by this adapter: all, retryable, or the stages list, "
-        "fetch, decode, score; alone, without --input",
+        "instead of --input: score again what --output has failures for, by this adapter; one or more of "
+        f"{', '.join(RETRIES)}",
         nargs="+",
         metavar="WHICH",
     )
@@ -102,6 +103,12 @@ class ScoringOptions:
         "take the context of photo.jpg from photo.json or photo.jpg.json beside it, where there is one",
         action="store_true",
     )
+    score_gpu: str | None = _option(
+        None,
+        "on Dataflow, the type of GPU of the machines that score; the other stages get machines without one "
+        "(right-fitting; default: all machines are alike)",
+        metavar="TYPE",
+    )
     fetch_threads: int | None = _option(
         None,
         "threads that fetch and decode images, per process (default: one per core of the worker, at least 4)",
@@ -116,7 +123,7 @@ class ScoringOptions:
     )
     in_flight_bytes: int = _option(
         1024 * _MIB,
-        "most bytes of files and of decoded pictures, each, at a time in a process; one larger file goes alone",
+        "most bytes of files, and of decoded pictures, at a time in a process; a larger one goes alone",
         metavar="BYTES",
     )
     max_file_bytes: int = _option(64 * _MIB, "larger files are refused, unread", metavar="BYTES")
@@ -146,7 +153,7 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m beam_pipeline",
         description="Score images into Parquet: OUTPUT/scores and OUTPUT/failures.",
         epilog="Any other option goes to Apache Beam (--runner, --project, ...). "
-        "Further commands, each with its own --help: summary, query, ddl.",
+        "Further commands, each with its own --help: summary, query, ddl, compact.",
         allow_abbrev=False,
     )
     for option in fields(ScoringOptions):

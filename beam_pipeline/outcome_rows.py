@@ -1,4 +1,4 @@
-"""The rows of an output in a few bytes each: what counting one outcome per key needs."""
+"""A champion's rows of an output in a few bytes each: what counting one outcome per key needs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from beam_pipeline.storage import join, list_files, open_binary
-from schemas.tables import KEY, SCORES
+from schemas.tables import KEY, SCORES, TIMES
 
 ROW = np.dtype(
     [
@@ -52,7 +52,7 @@ class OutcomeRows:
 
 
 def read_rows(output: str, table: str, run_id: str | None) -> OutcomeRows:
-    """Read one table of an output, a batch at a time.
+    """Read one table of an output, a batch at a time; rows of challengers are left out.
 
     Args:
         output: Directory of a job, local or remote.
@@ -74,19 +74,26 @@ def _file_rows(
 ) -> Iterator[NDArray[Any]]:
     if table == SCORES:
         label_columns, numbers = ["adapter", "adapter_revision"], ["score", "format_mass"]
-        time = "scored_at"
     else:
-        label_columns, numbers, time = ["stage", "error_type", "retryable"], [], "failed_at"
-    columns = list(dict.fromkeys([*KEY, "attempt", time, "run_id", *label_columns, *numbers]))
+        label_columns, numbers = ["stage", "error_type", "retryable"], []
+    time = TIMES[table]
+    columns = list(dict.fromkeys([*KEY, "role", "attempt", time, "run_id", *label_columns, *numbers]))
     with open_binary(file) as source:
         for batch in pq.ParquetFile(source).iter_batches(columns=columns):
-            columns_of = {name: batch.column(name) for name in columns}
+            counted = batch.filter(pa.array(_counts(batch, run_id), pa.bool_()))
+            columns_of = dict(zip(counted.schema.names, counted.columns, strict=True))
             rows = _packed(columns_of, time, numbers)
             rows["label"] = _label_indices([columns_of[name] for name in label_columns], labels)
-            if run_id is None:
-                yield rows
-            else:
-                yield rows[np.array([found == run_id for found in columns_of["run_id"].to_pylist()], bool)]
+            yield rows
+
+
+def _counts(batch: pa.RecordBatch, run_id: str | None) -> list[bool]:
+    """Row by row: the champion's (failures of earlier versions name no role), and of the run asked for."""
+    roles = batch.column("role").to_pylist() if "role" in batch.schema.names else [None] * len(batch)
+    runs = batch.column("run_id").to_pylist()
+    return [
+        role in (None, "champion") and run_id in (None, run) for role, run in zip(roles, runs, strict=True)
+    ]
 
 
 def _packed(columns: dict[str, pa.Array], time: str, numbers: list[str]) -> NDArray[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import apache_beam as beam
 
+from beam_pipeline.gpu_settings import resource_hints
 from beam_pipeline.job import Job
 from beam_pipeline.transforms import ChunkRefs, DropScored, ReadImageRefs, ScoreChunks, WriteChunks
 
@@ -22,5 +23,6 @@ def build_pipeline(pipeline: beam.Pipeline, job: Job) -> beam.PCollection[str]:
     if job.options.skip_scored:
         refs = refs | "DropScored" >> DropScored(job)
     chunks = refs | "ChunkRefs" >> ChunkRefs(job)
-    scored = chunks | "ScoreChunks" >> ScoreChunks(job)
-    return scored | "WriteChunks" >> WriteChunks(job.options.output)
+    hints = resource_hints(job.options.score_gpu)
+    scored = chunks | "ScoreChunks" >> ScoreChunks(job).with_resource_hints(**hints)
+    return scored | "WriteChunks" >> WriteChunks(job.options.output).with_resource_hints(**hints)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
 
@@ -21,13 +22,14 @@ class Arrival:
 
     Attributes:
         index: Its place in the chunk.
-        ref: The ref.
+        ref: The ref; once its bytes are read, with the context that was found beside them.
         prepared: What the scorer made of it; None where something failed.
         facts: As far as known.
         error: What failed, if anything; ``stage`` says where.
         stage: ``list`` for a ref that carries a listing problem, which is never fetched.
         fetch_ms: Time that reading took, where it was read.
-        decode_ms: Time that checking, decoding and tokenising took, where it came so far.
+        decode_ms: Time that checking, decoding and tokenising took, with waiting for room to decode, where
+            it came so far.
     """
 
     index: int
@@ -40,34 +42,57 @@ class Arrival:
     decode_ms: float | None = None
 
 
+def _own_context(ref: ImageRef) -> str | None:
+    return ref.context
+
+
+def _any_room(ref: ImageRef) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+def alone(error: Exception) -> Exception:
+    """Free an error from what it holds: tracebacks keep a file's bytes, whose room has been given back."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
+
+
 @dataclass(frozen=True)
 class Preparer:
     """Turns a ref into an arrival; never raises for one image. Called in threads.
 
     Attributes:
         fetch: Ref → bytes.
-        prepare: Bytes and context → what the scorer takes.
+        prepare: Bytes and ref, context included → what the scorer takes.
+        context_of: Ref → its context, which may lie beside the image.
+        room: Ref → held from before its bytes are read until they are prepared; may wait.
     """
 
     fetch: Callable[[ImageRef], bytes]
-    prepare: Callable[[bytes, str | None], Any]
+    prepare: Callable[[bytes, ImageRef], Any]
+    context_of: Callable[[ImageRef], str | None] = _own_context
+    room: Callable[[ImageRef], AbstractContextManager[None]] = _any_room
 
     def __call__(self, index: int, ref: ImageRef) -> Arrival:
         """Fetch and prepare one ref."""
         if ref.problem is not None:
             return Arrival(index, ref)
+        with self.room(ref):
+            return self._arrival(index, ref)
+
+    def _arrival(self, index: int, ref: ImageRef) -> Arrival:
         start = perf_counter()
         try:
             data = self.fetch(ref)
+            ref = replace(ref, context=self.context_of(ref))
         except Exception as error:  # whatever is wrong with one image must not cost its neighbours
-            return Arrival(index, ref, error=error, stage="fetch")
+            return Arrival(index, ref, error=alone(error), stage="fetch")
         fetched = perf_counter()
         fetch_ms = (fetched - start) * 1000
         try:
-            prepared = self.prepare(data, ref.context)
+            prepared = self.prepare(data, ref)
         except Exception as error:  # as above; the type is kept in the row
             facts = ImageFacts(image_id=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
-            return Arrival(index, ref, facts=facts, error=error, stage="decode", fetch_ms=fetch_ms)
+            return Arrival(index, ref, facts=facts, error=alone(error), stage="decode", fetch_ms=fetch_ms)
         return Arrival(
             index,
             ref,

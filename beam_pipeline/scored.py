@@ -16,10 +16,13 @@ def score_files(output: str) -> list[str]:
 
 
 def scored_keys(file: str, revision: str) -> Iterator[tuple[str, int]]:
-    """Read the keys (as ``ImageRef.key``) that one file holds for one adapter; reads three columns only."""
+    """Read the keys (as ``ImageRef.key``) that one file holds for one champion; reads four columns only.
+
+    What the adapter scored as a challenger is not scored yet: the published view would not show it.
+    """
     with open_binary(file) as source:
-        for batch in pq.ParquetFile(source).iter_batches(columns=list(KEY)):
-            uris, generations, revisions = (batch.column(name).to_pylist() for name in KEY)
-            for uri, generation, found in zip(uris, generations, revisions, strict=True):
-                if found == revision:
+        for batch in pq.ParquetFile(source).iter_batches(columns=[*KEY, "role"]):
+            columns = (batch.column(name).to_pylist() for name in (*KEY, "role"))
+            for uri, generation, found, role in zip(*columns, strict=True):
+                if found == revision and role == "champion":
                     yield uri, -1 if generation is None else generation

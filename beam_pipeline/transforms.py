@@ -10,43 +10,65 @@ from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import RunInference
 
 from beam_pipeline.chunks import cut_chunks, shard_count, shard_of
+from beam_pipeline.coders import decode, encode, register_coders
 from beam_pipeline.handler import NAMESPACE, ChunkHandler, rescue
 from beam_pipeline.image_table import read_table
 from beam_pipeline.inputs import describe, locate
 from beam_pipeline.job import Job
 from beam_pipeline.progress import tally_of
+from beam_pipeline.retries import ReadFailedRefs
 from beam_pipeline.scored import score_files, scored_keys
 from beam_pipeline.sink import write_chunk
+from beam_pipeline.stream_sources import DropSeen, ReadNotifications, WatchPlace
 from schemas.errors import InferenceError
 from schemas.records import Chunk, ImageRef, ScoredChunk
+
+register_coders()
 
 SKIPPED = "skipped_already_scored"
 """Counter of the images that ``--skip-scored`` left out."""
 
 
+@beam.typehints.with_output_types(ImageRef)
 class ReadImageRefs(beam.PTransform):
-    """Paths, patterns, directories or the manifest table → described refs.
+    """The source that the options name → described refs: the one stage that differs between batch and stream.
 
-    Names are found by one worker per pattern; their metadata is read by all of them.
+    Of paths, patterns and directories names are found by one worker per pattern; their metadata is read by
+    all of them, as that of a manifest table. A subscription or a watched place is unbounded, and gives every
+    version of an image once within ``deduplicate_s``.
     """
 
     def __init__(self, job: Job) -> None:
         super().__init__()
-        self._options = job.options
-        self._started_at = job.started_at
+        self._job = job
 
     def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection[ImageRef]:
         """Build the stage."""
-        if self._options.manifest is not None:
-            sources = begin | "Table" >> beam.Create([self._options.manifest])
+        options, arrived, started_at = self._job.options, self._job.arrived, self._job.started_at
+        if arrived is not None:
+            return begin | "Arrived" >> beam.Create(arrived).with_output_types(ImageRef)
+        if options.subscription is not None:
+            announced = begin | "Notifications" >> ReadNotifications(options.subscription)
+            return announced | "DropSeen" >> DropSeen(options.deduplicate_s)
+        if options.watch is not None:
+            found = begin | "Watch" >> WatchPlace(options.watch, options.every)
+            return found | "DropSeen" >> DropSeen(options.deduplicate_s)
+        if options.retry_failed:
+            revision = self._job.adapter.revision
+            failed = ReadFailedRefs(options.output, revision, options.retry_failed, started_at)
+            return begin | "Failed" >> failed
+        if options.manifest is not None:
+            sources = begin | "Table" >> beam.Create([options.manifest])
             found = sources | "ReadTable" >> beam.FlatMap(read_table).with_output_types(ImageRef)
         else:
-            sources = begin | "Patterns" >> beam.Create(list(self._options.input))
+            sources = begin | "Patterns" >> beam.Create(list(options.input))
             found = sources | "Locate" >> beam.FlatMap(locate).with_output_types(ImageRef)
         spread = found | "Spread" >> beam.Reshuffle()
-        return spread | "Describe" >> beam.Map(describe, self._started_at).with_output_types(ImageRef)
+        return spread | "Describe" >> beam.Map(describe, started_at).with_output_types(ImageRef)
 
 
+@beam.typehints.with_input_types(ImageRef)
+@beam.typehints.with_output_types(ImageRef)
 class DropScored(beam.PTransform):
     """Leave out the images that the output already has scores for, by this adapter; counts them."""
 
@@ -58,35 +80,74 @@ class DropScored(beam.PTransform):
 
     def expand(self, refs: beam.PCollection[ImageRef]) -> beam.PCollection[ImageRef]:
         """Build the stage; a join, so that the keys of a large output need fit into no one memory."""
-        keyed = refs | "KeyRefs" >> beam.Map(_by_key)
+        keyed = refs | "KeyRefs" >> beam.Map(_by_key).with_output_types(tuple[tuple[str, int], bytes])
         scored = (
             refs.pipeline
             | "Output" >> beam.Create([self._output])
             | "ListScores" >> beam.FlatMap(score_files).with_output_types(str)
             | "SpreadFiles" >> beam.Reshuffle()
-            | "ReadKeys" >> beam.FlatMap(_marked_keys, self._revision)
+            | "ReadKeys"
+            >> beam.FlatMap(_marked_keys, self._revision).with_output_types(tuple[tuple[str, int], bool])
         )
         joined = {"refs": keyed, "scored": scored} | "Join" >> beam.CoGroupByKey()
         return joined | "DropScored" >> beam.FlatMap(_unscored, self._run_id).with_output_types(ImageRef)
 
 
+@beam.typehints.with_input_types(ImageRef)
+@beam.typehints.with_output_types(Chunk)
 class ChunkRefs(beam.PTransform):
-    """Refs → chunks that depend on nothing but the set of refs (``beam_pipeline.chunks``)."""
+    """Refs → chunks.
+
+    Of bounded refs chunks depend on nothing but the set of refs (``beam_pipeline.chunks``); of a stream see
+    ``ChunkStream``.
+    """
 
     def __init__(self, job: Job) -> None:
         super().__init__()
-        self._size = job.options.chunk_size
-        self._run_id = job.options.run_id
+        options = job.options
+        self._size = options.chunk_size
+        self._stream = ChunkStream(options.chunk_size, options.chunk_wait_s, options.stream_shards)
+        # Of a stream that is scored in rounds nobody knows the total.
+        self._tells_total = job.arrived is None
+        self._run_id = options.run_id
 
     def expand(self, refs: beam.PCollection[ImageRef]) -> beam.PCollection[Chunk]:
         """Build the stage."""
+        if not refs.is_bounded:
+            return refs | "Stream" >> self._stream
         total = refs | "Count" >> beam.combiners.Count.Globally()
-        _ = total | "TellTotal" >> beam.Map(_tell_total, self._run_id)
-        sharded = refs | "Shard" >> beam.Map(_sharded, self._size, beam.pvalue.AsSingleton(total))
+        if self._tells_total:
+            _ = total | "TellTotal" >> beam.Map(_tell_total, self._run_id)
+        sharded = refs | "Shard" >> beam.Map(
+            _sharded, self._size, beam.pvalue.AsSingleton(total)
+        ).with_output_types(tuple[int, ImageRef])
         grouped = sharded | "Group" >> beam.GroupByKey()
         return grouped | "Cut" >> beam.FlatMap(_chunks_of, self._size).with_output_types(Chunk)
 
 
+class ChunkStream(beam.PTransform):
+    """Refs → chunks, each closed by its size, by the time since its first ref, or by the end of the stream.
+
+    Args:
+        size: Most refs of a chunk.
+        wait_s: Most seconds that a chunk stays open.
+        shards: Chunks that are filled side by side.
+    """
+
+    def __init__(self, size: int, wait_s: float, shards: int) -> None:
+        super().__init__()
+        self._size, self._wait_s, self._shards = size, wait_s, shards
+
+    def expand(self, refs: beam.PCollection[ImageRef]) -> beam.PCollection[Chunk]:
+        """Build the stage."""
+        sharded = refs | "Shard" >> beam.Map(_streamed, self._shards).with_output_types(tuple[int, bytes])
+        grouped = sharded | "Group" >> beam.GroupIntoBatches(self._size, self._wait_s)
+        chunks = grouped | "Close" >> beam.Map(_stream_chunk).with_output_types(Chunk)
+        # Commits the chunk: scoring that fails is repeated with the very same refs, hence the same files.
+        return chunks | "Commit" >> beam.Reshuffle()
+
+
+@beam.typehints.with_input_types(Chunk)
 class ScoreChunks(beam.PTransform):
     """Chunks → scored chunks, and those that only the last net caught; together one for each chunk."""
 
@@ -102,13 +163,20 @@ class ScoreChunks(beam.PTransform):
         handler = ChunkHandler(job.factory, job.engine_settings(), job.options.run_id)
         # Of all errors only this one may become rows: anything else must stop the job or the process.
         inference = RunInference(handler.with_no_batching()).with_exception_handling(exc_class=InferenceError)
-        scored, dropped = chunks | "AsBatch" >> beam.Map(_as_batch) | "RunInference" >> inference
+        scored, dropped = (
+            chunks
+            | "AsBatch" >> beam.Map(_as_batch).with_output_types(list[Chunk])
+            | "RunInference" >> inference
+        )
+        # RunInference gives no type; without one Beam would pickle where a runner writes this down.
+        scored.element_type = ScoredChunk
         rescued = dropped.failed_inferences | "Rescue" >> beam.FlatMap(
             _rescued, job.adapter, job.options.run_id
         ).with_output_types(ScoredChunk)
         return scored, rescued
 
 
+@beam.typehints.with_output_types(str)
 class WriteChunks(beam.PTransform):
     """Scored chunks → the names of the files that hold their rows."""
 
@@ -129,8 +197,9 @@ class WriteChunks(beam.PTransform):
         return written | "Files" >> beam.Flatten()
 
 
-def _by_key(ref: ImageRef) -> tuple[tuple[str, int], ImageRef]:
-    return ref.key, ref
+def _by_key(ref: ImageRef) -> tuple[tuple[str, int], bytes]:
+    # Bytes of our own: the sides of a join have no common type, so Beam pickles what is not plain.
+    return ref.key, encode(ref)
 
 
 def _marked_keys(file: str, revision: str) -> Iterator[tuple[tuple[str, int], bool]]:
@@ -140,7 +209,7 @@ def _marked_keys(file: str, revision: str) -> Iterator[tuple[tuple[str, int], bo
 def _unscored(joined: tuple[tuple[str, int], dict[str, Any]], run_id: str) -> Iterator[ImageRef]:
     _, sides = joined
     if next(iter(sides["scored"]), None) is None:
-        yield from sides["refs"]
+        yield from (decode(data, ImageRef) for data in sides["refs"])
         return
     if next(iter(sides["refs"]), None) is not None:
         Metrics.counter(NAMESPACE, SKIPPED).inc()
@@ -154,6 +223,16 @@ def _tell_total(total: int, run_id: str) -> None:
 
 def _sharded(ref: ImageRef, chunk_size: int, total: int) -> tuple[int, ImageRef]:
     return shard_of(ref.image_uri, shard_count(total, chunk_size)), ref
+
+
+def _streamed(ref: ImageRef, shards: int) -> tuple[int, bytes]:
+    # Bytes of our own: Beam pickles whatever GroupIntoBatches keeps in its state, coder or not.
+    return shard_of(ref.image_uri, shards), encode(ref)
+
+
+def _stream_chunk(batch: tuple[int, Iterable[bytes]]) -> Chunk:
+    refs = (decode(data, ImageRef) for data in batch[1])
+    return Chunk(tuple(sorted(refs, key=lambda ref: ref.key)))
 
 
 def _chunks_of(shard: tuple[int, Iterable[ImageRef]], chunk_size: int) -> list[Chunk]:

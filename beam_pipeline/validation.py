@@ -10,10 +10,12 @@ import re
 
 from beam_pipeline.image_table import table_problems
 from beam_pipeline.inputs import anything_matches
-from beam_pipeline.options import DTYPES, ScoringOptions
-from beam_pipeline.storage import is_remote, local_path
+from beam_pipeline.options import DTYPES, RETRIES, ScoringOptions
+from beam_pipeline.storage import bucket_problem, is_remote, local_path
 
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+_SUBSCRIPTION = re.compile(r"projects/[a-z][-a-z0-9:.]{4,61}[a-z0-9]/subscriptions/[^/\s]+")
+_GLOB = re.compile(r"[*?\[]")
 _RUN_ID = re.compile(r"[A-Za-z0-9._:+-]{1,128}")
 
 
@@ -37,11 +39,27 @@ def _number_problems(options: ScoringOptions) -> list[str]:
         "--micro-batch-images": (options.micro_batch_images, 1),
         "--max-file-bytes": (options.max_file_bytes, 1),
         "--max-decoded-pixels": (options.max_decoded_pixels, 1),
+        "--in-flight-bytes": (options.in_flight_bytes, 1),
+        "--stream-shards": (options.stream_shards, 1),
     }
     for flag, value in (("--fetch-threads", options.fetch_threads), ("--token-budget", options.token_budget)):
         if value is not None:
             least[flag] = (value, 1)
-    return [f"{flag} {value}: must be at least {low}" for flag, (value, low) in least.items() if value < low]
+    above_zero = {
+        "--every": options.every,
+        "--chunk-wait-s": options.chunk_wait_s,
+        "--deduplicate-s": options.deduplicate_s,
+        "--stop-when-idle-s": options.stop_when_idle_s,
+        "--adapter-poll-s": options.adapter_poll_s,
+    }
+    return [
+        *(f"{flag} {value}: must be at least {low}" for flag, (value, low) in least.items() if value < low),
+        *(
+            f"{flag} {value:g}: must be a number above 0"
+            for flag, value in above_zero.items()
+            if value is not None and not 0 < value < float("inf")
+        ),
+    ]
 
 
 def _word_problems(options: ScoringOptions) -> list[str]:
@@ -57,16 +75,60 @@ def _word_problems(options: ScoringOptions) -> list[str]:
 
 def _source_problems(options: ScoringOptions) -> list[str]:
     problems = []
-    if bool(options.input) == (options.manifest is not None):
-        problems.append("give either --input or --manifest" + (", not both" if options.input else ""))
+    given = [flag for flag, value in _sources(options).items() if value]
+    if len(given) != 1:
+        said = f"{' and '.join(given)}: more than one source" if given else "no source of images"
+        problems.append(f"{said}; give one of {', '.join(_sources(options))}")
+    problems += _stream_problems(options)
+    problems += [
+        f"--retry-failed {word}: must be one of {', '.join(RETRIES)}"
+        for word in options.retry_failed
+        if word not in RETRIES
+    ]
     if options.manifest is not None:
-        problems += table_problems(options.manifest)
+        problems += _bucket_problems("--manifest", options.manifest) or table_problems(options.manifest)
     for pattern in options.input:
-        try:
-            if not anything_matches(pattern):
-                problems.append(f"--input {pattern}: nothing matches")
-        except OSError as error:  # an object store that refuses; Beam's own error is one, too
-            problems.append(f"--input {pattern}: cannot be listed: {error}")
+        problems += _bucket_problems("--input", pattern) or _input_problems(pattern)
+    return problems
+
+
+def _bucket_problems(flag: str, uri: str, *, writing: bool = False) -> list[str]:
+    problem = bucket_problem(uri, writing=writing)
+    return [f"{flag} {uri}: {problem}"] if problem else []
+
+
+def _input_problems(pattern: str) -> list[str]:
+    try:
+        return [] if anything_matches(pattern) else [f"--input {pattern}: nothing matches"]
+    except OSError as error:  # an object store that refuses; Beam's own error is one, too
+        return [f"--input {pattern}: cannot be listed: {error.strerror or error}"]
+
+
+def _sources(options: ScoringOptions) -> dict[str, object]:
+    return {
+        "--input": options.input,
+        "--manifest": options.manifest,
+        "--subscription": options.subscription,
+        "--watch": options.watch,
+        "--retry-failed": options.retry_failed,
+    }
+
+
+def _stream_problems(options: ScoringOptions) -> list[str]:
+    problems = []
+    if options.subscription is not None and not _SUBSCRIPTION.fullmatch(options.subscription):
+        problems.append(f"--subscription {options.subscription}: must be projects/PROJECT/subscriptions/NAME")
+    if options.subscription is not None and options.skip_scored:
+        problems.append("--skip-scored: of a subscription everything is new; repeated messages are dropped")
+    if options.watch is not None and not is_remote(options.watch):
+        path = local_path(options.watch)
+        beginning, *pattern = _GLOB.split(path, maxsplit=1)
+        # A pattern may match nothing yet; the folder in which it looks must be there.
+        folder = (os.path.dirname(beginning) or ".") if pattern and not os.path.exists(path) else path
+        if not os.path.isdir(folder):
+            problems.append(f"--watch {options.watch}: there is no directory {folder}")
+    if options.watch is not None:
+        problems += _bucket_problems("--watch", options.watch)
     return problems
 
 
@@ -74,7 +136,7 @@ def _output_problems(output: str) -> list[str]:
     if not output:
         return ["--output is missing"]
     if is_remote(output):
-        return []
+        return _bucket_problems("--output", output, writing=True)
     folder = os.path.abspath(local_path(output))
     if os.path.lexists(folder) and not os.path.isdir(folder):
         return [f"--output {output}: is a file, must be a directory"]

@@ -55,7 +55,7 @@ def checked_manifest(
     base_path = None
     try:
         base_path = resolve_base(base_model or manifest.base_model.name, fetch=needs_base)
-        base = base_identity(base_path, manifest.base_model.name)
+        base = base_identity(base_path, base_model or manifest.base_model.name)
     except ConfigurationError as error:
         problems += error.reasons if needs_base or base_path is not None else ()
         base = None

@@ -98,6 +98,11 @@ def decoding(kind: str) -> Iterator[None]:
         raise DecodeError(f"the {kind} file is cut off, damaged or of a rare kind ({detail})") from error
 
 
+def format_by_magic(data: bytes) -> str | None:
+    """Name the format by the first bytes; None where it is none that is accepted. Opens nothing."""
+    return next((name for magic, name in _MAGIC if magic.match(data)), None)
+
+
 def image_format(data: bytes) -> str:
     """Name the format by the first bytes, never by a file name.
 
@@ -106,9 +111,9 @@ def image_format(data: bytes) -> str:
     """
     if not data:
         raise DecodeError("the file is empty (0 bytes)")
-    for magic, name in _MAGIC:
-        if magic.match(data):
-            return name
+    name = format_by_magic(data)
+    if name is not None:
+        return name
     raise DecodeError(f"not a picture in an accepted format ({', '.join(_READERS)}): {_looks_like(data)}")
 
 

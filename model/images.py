@@ -12,7 +12,8 @@ from __future__ import annotations
 import hashlib
 import math
 import threading
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +37,9 @@ _LARGE_PIXELS = 32_000_000
 _ONE_LARGE_AT_A_TIME = threading.Lock()
 """Decoding takes up to 20 bytes a pixel: eight threads with a 200-megapixel PNG each would need 32 GB."""
 _NEAREST_PIXELS = 262_144  # of the published adapters' first resize, px
+
+Room = Callable[[int], AbstractContextManager[None]]
+"""Bytes of a decoded picture → held while it is being decoded; entering it may wait for others."""
 
 _TURN = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -62,6 +66,16 @@ class ImageLimits:
     max_file_bytes: int = 64 * 1024 * 1024
     max_decoded_pixels: int = 200_000_000
     max_aspect_ratio: float = _MAX_ASPECT_RATIO
+
+
+def unbounded(size: int) -> AbstractContextManager[None]:
+    """Room for a picture of any size, at once."""
+    return nullcontext()
+
+
+def decoded_bytes(facts: ImageFacts) -> int:
+    """What a picture takes in memory by its header: 3 bytes a pixel (0 where the size is not known)."""
+    return (facts.width_px or 0) * (facts.height_px or 0) * 3
 
 
 def image_id(data: bytes) -> str:

@@ -13,36 +13,38 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from model.backbone import EMBEDDED_ADAPTER, load_base, load_tokenizer
+from model.backbone import EMBEDDED_ADAPTER
 from model.batching import plan_micro_batches
-from model.checks import checked_manifest
+from model.checks import CheckedAdapter, checked_manifest
 from model.compiling import compile_template
 from model.conversation import ContextIds, build_prompt, encode_context
 from model.decisions import Decisions
 from model.decoding import SlotDecoder
-from model.fast_paths import use_fast_paths
-from model.images import ImageLimits, decode_image, inspect_image
-from model.lora import load_adapter_weights, merge_adapter
+from model.hosting import Host
+from model.images import ImageLimits, Room, decoded_bytes, unbounded
+from model.isolated_decoding import CRASH_PRONE, PictureReader
+from model.lora import MergedAdapter, load_adapter_weights, merge_adapter
 from model.patches import grid_thw, normalised_patches, visual_tokens
 from model.ragged import ImageBatch
 from model.reading import PredictionReader
-from model.score_heads import load_head
 from model.templates import answer_template
-from model.tokens import IM_END, TextEncoder
+from model.tokens import IM_END
+from model.unmerged import UnmergedAdapters
 from schemas.errors import ConfigurationError, FetchError, ScoringError
 from schemas.manifest import AdapterManifest, Decoder
-from schemas.records import ImageFacts, Prediction, Provenance
-from schemas.version import ENGINE_VERSION
+from schemas.records import ImageFacts, Prediction, Provenance, Role
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -91,7 +93,7 @@ class PreparedImage:
 
 
 class Scorer:
-    """An adapter, merged into its base, answering one template. Made by ``Scorer.load``.
+    """An adapter on its base, answering one template. Made by ``Scorer.load``.
 
     ``prepare`` may run in many threads; ``predict`` runs one micro-batch at a time.
 
@@ -103,21 +105,23 @@ class Scorer:
     """
 
     def __init__(
-        self, model: Any, encoder: TextEncoder, manifest: AdapterManifest, provenance: Provenance,
-        limits: ImageLimits, score_head: nn.Module | None = None,
+        self, host: Host, manifest: AdapterManifest, provenance: Provenance,
+        score_head: nn.Module | None, turn: Callable[[], AbstractContextManager[object]],
     ) -> None:  # fmt: skip
+        encoder = host.encoder
         template = answer_template(provenance.template, manifest.vocabulary, manifest.score)
         program = compile_template(template, encoder, encoder.special(IM_END), manifest.answer.tokenisation)
         self.manifest = manifest
         self.provenance = provenance
-        self.limits = limits
         self.encoder = encoder
         prompt = build_prompt(template, manifest.conversation, encoder)
-        self.decoder = SlotDecoder(model, prompt, program, score_head)
+        self.decoder = SlotDecoder(host.model, prompt, program, score_head)
         self.device: torch.device = self.decoder.device
         self.token_budget = _GPU_TOKENS if self.device.type == "cuda" else _CPU_TOKENS
         self.reader = PredictionReader(program, manifest, encoder)
-        self._lock = threading.Lock()
+        self._host = host
+        self._turn = turn
+        self._merged: MergedAdapter | None = None
 
     @classmethod
     def load(
@@ -129,6 +133,8 @@ class Scorer:
         device: str = "auto",
         dtype: str | None = None,
         limits: ImageLimits | None = None,
+        isolate_decoders: bool = False,
+        keep_base: bool = False,
     ) -> Scorer:
         """Load, check and merge an adapter.
 
@@ -141,46 +147,135 @@ class Scorer:
                 than asked for.
             dtype: ``float32`` (default on CPU), ``bfloat16`` (default on CUDA) or ``float16``.
             limits: What is too large to decode.
+            isolate_decoders: Decode rare formats (GIF, BMP, TIFF) in a process of its own, so that a
+                decoder that crashes costs one picture and not this process.
+            keep_base: Keep the base tensors that the adapter changes in host memory, so that another one can
+                take its place (``successor``).
 
         Raises:
             ConfigurationError: With every reason found; a mismatch names the manifest's fields.
         """
         directory = EMBEDDED_ADAPTER if adapter is None else Path(adapter)
         checked = checked_manifest(directory, template, base_model)
-        manifest, base_path = checked.manifest, checked.base_path
-        assert base_path is not None  # it was needed
-        target = resolve_device(device)
-        number_format = _resolve_dtype(dtype, target)
-        model = load_base(base_path, target, number_format)
-        merge_adapter(model, load_adapter_weights(directory), keep_base=False)
-        use_fast_paths(model)
-        head = load_head(directory, manifest.score, model.config.get_text_config().hidden_size, target)
-        provenance = Provenance(
-            base_model=base_model or manifest.base_model.name,
-            adapter=manifest.name,
-            adapter_revision=checked.revision,
-            template=template or manifest.answer.default_template,
-            decoder=manifest.score.decoder,
-            engine_version=ENGINE_VERSION,
-            device=_device_name(target),
-            dtype=str(number_format).removeprefix("torch."),
-        )
-        encoder = TextEncoder(load_tokenizer(base_path))
-        return cls(model, encoder, manifest, provenance, limits or ImageLimits(), head)
+        host = _host(checked, base_model, device, dtype, limits, isolate_decoders)
+        if keep_base:
+            merged = merge_adapter(host.model, load_adapter_weights(directory))
+            return cls._merged_on(host, directory, checked, template, merged)
+        merge_adapter(host.model, load_adapter_weights(directory), keep_base=False)
+        lock = threading.Lock()
+        return cls._on(host, directory, checked, template, lambda: lock)
 
-    def prepare(self, data: bytes, *, context: str | None = None) -> PreparedImage:
+    @classmethod
+    def load_pair(
+        cls,
+        champion: str | Path | None,
+        challenger: str | Path,
+        *,
+        base_model: str | None = None,
+        template: str | None = None,
+        device: str = "auto",
+        dtype: str | None = None,
+        limits: ImageLimits | None = None,
+        isolate_decoders: bool = False,
+    ) -> tuple[Scorer, Scorer]:
+        """Load two adapters beside each other on one base, unmerged (``model.unmerged``).
+
+        Args:
+            champion: A directory; None = the embedded adapter.
+            challenger: A directory; the provenance of its scorer says so.
+            base_model: As for ``load``, as are the following.
+            template: Asked of both; None = each one's own default.
+            device: Of both.
+            dtype: Of the weights.
+            limits: What is too large to decode.
+            isolate_decoders: Decode rare formats in a process of its own.
+
+        Raises:
+            ConfigurationError: With every reason found for either.
+        """
+        directories = EMBEDDED_ADAPTER if champion is None else Path(champion), Path(challenger)
+        checked = checked_manifest(directories[0], template, base_model)
+        host = _host(checked, base_model, device, dtype, limits, isolate_decoders)
+        both = checked, host.check(directories[1], template)
+        roles: tuple[Role, Role] = ("champion", "challenger")
+        weights = [load_adapter_weights(directory) for directory in directories]
+        adapters = UnmergedAdapters(host.model, dict(zip(roles, weights, strict=True)))
+        first, second = (
+            cls._on(host, directory, found, template, partial(adapters.turn, role), role)
+            for role, directory, found in zip(roles, directories, both, strict=True)
+        )
+        return first, second
+
+    @classmethod
+    def _on(
+        cls, host: Host, directory: Path, checked: CheckedAdapter, template: str | None,
+        turn: Callable[[], AbstractContextManager[object]], role: Role = "champion",
+    ) -> Scorer:  # fmt: skip
+        manifest = checked.manifest
+        head = host.head(directory, manifest.score)
+        return cls(host, manifest, host.provenance(checked, template, role), head, turn)
+
+    @classmethod
+    def _merged_on(
+        cls, host: Host, directory: Path, checked: CheckedAdapter, template: str | None, merged: MergedAdapter
+    ) -> Scorer:
+        scorer = cls._on(host, directory, checked, template, merged.turn)
+        scorer._merged = merged
+        return scorer
+
+    def successor(self, adapter: str | Path, *, template: str | None = None) -> Scorer:
+        """Make the scorer of another adapter on the same base, ready to take this one's place.
+
+        Everything is checked, and its weights wait in host memory. Until ``give_way`` this scorer goes on,
+        also while this runs, and the successor cannot predict.
+
+        Args:
+            adapter: Its directory.
+            template: Answer template; None = the adapter's default.
+
+        Raises:
+            ConfigurationError: It cannot take over here; with every reason.
+            ValueError: This scorer was not loaded with ``keep_base``.
+        """
+        if self._merged is None:
+            raise ValueError("load the first scorer with keep_base=True")
+        directory = Path(adapter)
+        checked = self._host.check(directory, template)
+        merged = MergedAdapter(self._host.model, load_adapter_weights(directory))
+        return self._merged_on(self._host, directory, checked, template, merged)
+
+    def give_way(self, successor: Scorer) -> None:
+        """Let a ``successor`` take this scorer's place in the model, after the micro-batch in work.
+
+        From then on this scorer raises ``RuntimeError`` where it should predict.
+
+        Raises:
+            ConfigurationError: The device has no memory left for it; this scorer goes on.
+            RuntimeError: This scorer does not hold the model.
+        """
+        if self._merged is None or successor._merged is None:
+            raise ValueError("load the first scorer with keep_base=True")
+        try:
+            self._merged.give_way(successor._merged)
+        except torch.OutOfMemoryError as error:
+            raise ConfigurationError(f"the device has no memory left to switch adapters: {error}") from error
+
+    def prepare(self, data: bytes, *, context: str | None = None, room: Room = unbounded) -> PreparedImage:
         """Decode one image and tokenise its context. Thread-safe; touches no device.
 
         Args:
             data: The file's bytes.
             context: Text about this image; ignored where the adapter takes none (then
                 ``context_used`` is None).
+            room: Is held while the picture is being decoded.
 
         Raises:
             DecodeError: Not a complete image in an accepted format, or beyond the limits.
         """
-        facts = inspect_image(data, self.limits)
-        pixels = decode_image(data, facts, self.manifest.image)
+        pictures = self._host.pictures
+        facts = pictures.inspect_image(data, self._host.limits)
+        with room(decoded_bytes(facts)):
+            pixels = pictures.decode_image(data, facts, self.manifest.image)
         manifest = self.manifest
         words = encode_context(context, manifest.conversation, self.encoder, manifest.answer.tokenisation)
         return PreparedImage(pixels, facts, words)
@@ -204,7 +299,7 @@ class Scorer:
         ]
         grids = tuple(grid_thw(*image.pixels.shape[:2])[1:] for image in prepared)
         images = ImageBatch(torch.cat(patches), grids, tuple(image.context.ids for image in prepared))
-        with self._lock:
+        with self._turn():
             # Denormals cost a tiny model most of its time on a CPU. The setting is the calling thread's.
             torch.set_flush_denormal(True)
             return self.decoder.decode(images)
@@ -303,12 +398,19 @@ def resolve_device(device: str) -> torch.device:
     return wanted
 
 
+def _host(
+    checked: CheckedAdapter, base_model: str | None, device: str, dtype: str | None,
+    limits: ImageLimits | None, isolate_decoders: bool,
+) -> Host:  # fmt: skip
+    assert checked.base_path is not None  # it was needed
+    target = resolve_device(device)
+    number_format = _resolve_dtype(dtype, target)
+    pictures = PictureReader(CRASH_PRONE if isolate_decoders else ())
+    return Host.load(checked.base_path, base_model, target, number_format, limits or ImageLimits(), pictures)
+
+
 def _resolve_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
     name = dtype or ("bfloat16" if device.type == "cuda" else "float32")
     if name not in _DTYPES:
         raise ConfigurationError(f"dtype {name!r}: use {', '.join(_DTYPES)}")
     return _DTYPES[name]
-
-
-def _device_name(device: torch.device) -> str:
-    return f"cuda:{torch.cuda.get_device_name(device)}" if device.type == "cuda" else "cpu"

@@ -4,6 +4,7 @@
     ├── IngestError               the message that announced the image makes no sense      stage ingest
     ├── ListingError              the image cannot be named or stat'ed                     stage list
     ├── FetchError                its bytes cannot be read                                 stage fetch
+    │   └── SidecarError          the file with its context cannot be read or understood   stage fetch
     ├── DecodeError               its bytes are not a complete, acceptable image           stage decode
     │   └── ImageLimitError       it is larger (or narrower) than the limits allow         stage decode
     └── InferenceError            the model could not score it                             stage score
@@ -69,6 +70,10 @@ class FetchError(ScoringError):
     """The image's bytes cannot be read."""
 
     stage = "fetch"
+
+
+class SidecarError(FetchError):
+    """The image's context, in a file beside it, cannot be read or understood."""
 
 
 class DecodeError(ScoringError):

@@ -7,7 +7,8 @@
     Provenance        who said it                                        model.Scorer → rows
     ImageScore        ref + facts + prediction + provenance              ScoreChunks → WriteChunks
     ScoringFailure    ref + facts, as far as known, + reason             ScoreChunks → WriteChunks
-    ScoredChunk       a chunk's outcomes, one for every ref              ScoreChunks → WriteChunks
+    ScoredChunk       a chunk's outcomes, one for every ref, and what    ScoreChunks → WriteChunks
+                      a challenger came to
 
 Rows of the Parquet tables are ``flatten(outcome)``; ``tests/schemas`` holds them to ``schemas.tables``.
 """
@@ -207,6 +208,7 @@ class ScoringFailure:
     run_id: str
     failed_at: datetime
     context_used: str | None = None
+    role: Role = "champion"
 
 
 Outcome = ImageScore | ScoringFailure
@@ -214,9 +216,15 @@ Outcome = ImageScore | ScoringFailure
 
 @dataclass(frozen=True, slots=True)
 class ScoredChunk:
-    """The outcomes of one chunk, in the order of its refs: exactly one each."""
+    """The outcomes of one chunk.
+
+    Attributes:
+        outcomes: The champion's, in the order of the chunk's refs: exactly one each.
+        challenger_outcomes: What a second adapter (another revision) came to on a sample of them.
+    """
 
     outcomes: tuple[Outcome, ...]
+    challenger_outcomes: tuple[Outcome, ...] = ()
 
 
 def flatten(outcome: Outcome) -> dict[str, Any]:

@@ -83,7 +83,7 @@ _IDENTITY = [
     _field(
         "event_time",
         _TIME,
-        "when the image arrived (notification, else update time, else mtime)",
+        "when the image arrived (notification, else creation of the generation, else mtime)",
         nullable=False,
         unit="UTC",
     ),
@@ -177,9 +177,16 @@ FAILURES_SCHEMA = pa.schema(
         _field("run_id", _CATEGORY, "the job that wrote the row", nullable=False),
         _field("failed_at", _TIME, "when it failed", nullable=False, unit="UTC"),
         _PASSTHROUGH,
+        _field("role", _CATEGORY, "champion (also where null), or challenger on a sample"),
     ]
 )
 """Columns of ``failures/``."""
+
+SCHEMAS = {SCORES: SCORES_SCHEMA, FAILURES: FAILURES_SCHEMA}
+"""Both tables."""
+
+TIMES = {SCORES: "scored_at", FAILURES: "failed_at"}
+"""When a row came about: of rows of one key and attempt, the latest counts."""
 
 
 def markdown_table(schema: pa.Schema) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,13 @@ def failure(image: ImageRef, revision: str = "r1", run: str = "run") -> ScoringF
     )
 
 
+def challenging(outcome: Outcome) -> Outcome:
+    """The same outcome, come to by a challenger."""
+    if isinstance(outcome, ScoringFailure):
+        return replace(outcome, role="challenger")
+    return replace(outcome, provenance=replace(outcome.provenance, role="challenger"))
+
+
 def uris(outcomes: list[Outcome]) -> list[str]:
     return [outcome.ref.image_uri for outcome in outcomes]
 
@@ -82,6 +90,9 @@ class Recorder:
     def __init__(self) -> None:
         self.batches: list[int] = []
         self.outcomes: list[Outcome] = []
+        self.challenged_outcomes: list[Outcome] = []
+        self.switches: list[float] = []
+        self.failed_switches = 0
         self.reads = 0
 
     def fetched(self, milliseconds: float) -> None:
@@ -95,3 +106,12 @@ class Recorder:
 
     def finished(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
+
+    def challenged(self, outcome: Outcome) -> None:
+        self.challenged_outcomes.append(outcome)
+
+    def adapter_switched(self, milliseconds: float) -> None:
+        self.switches.append(milliseconds)
+
+    def adapter_switch_failed(self) -> None:
+        self.failed_switches += 1

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from beam_pipeline.engine import Engine, EngineSettings, pinned_engine, release_engines
 from beam_pipeline.fakes import FakePrepared, FakeScorer, FakeScorerFactory
 from beam_pipeline.prefetch import Preparer, windows_ahead
+from beam_pipeline.scorers import Serving
+from model.images import Room, unbounded
 from schemas.errors import ConfigurationError, DecodeError
 from schemas.records import (
     Chunk,
@@ -43,7 +45,7 @@ class ScriptedScorer:
     token_budget: int = 100
     provenance = FakeScorer().provenance
 
-    def prepare(self, data: bytes, *, context: str | None = None) -> FakePrepared:
+    def prepare(self, data: bytes, *, context: str | None = None, room: Room = unbounded) -> FakePrepared:
         if data == b"undecodable":
             raise DecodeError("not an image")
         if data == b"bug":
@@ -174,7 +176,7 @@ def test_no_more_images_than_allowed_are_between_fetching_and_the_model() -> Non
     held = most = 0
     lock = threading.Lock()
 
-    def prepare(data: bytes, context: str | None) -> FakePrepared:
+    def prepare(data: bytes, image: ImageRef) -> FakePrepared:
         nonlocal held, most
         with lock:
             held += 1
@@ -214,9 +216,9 @@ def test_an_engine_is_loaded_once_a_process_whoever_asks() -> None:
 
     @dataclass(frozen=True)
     class CountingFactory(FakeScorerFactory):
-        def load(self) -> FakeScorer:
+        def load(self) -> Serving:
             loads.append(1)
-            return FakeScorer()
+            return Serving(FakeScorer())
 
     release_engines()
     with ThreadPoolExecutor(8) as pool:

@@ -35,7 +35,9 @@ def test_every_option_is_on_the_command_line_with_help_and_every_number_with_a_u
     for action in actions.values():
         assert action.help
         if action.type is int:
-            assert action.metavar in ("IMAGES", "THREADS", "TOKENS", "BYTES", "PX")
+            assert action.metavar in ("IMAGES", "THREADS", "TOKENS", "BYTES", "PX", "SHARDS")
+        if action.type is float:
+            assert action.metavar in ("SECONDS", "SHARE")
 
 
 def test_defaults_of_the_limits_are_those_of_the_library() -> None:

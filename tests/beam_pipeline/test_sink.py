@@ -12,7 +12,7 @@ from beam_pipeline import storage
 from beam_pipeline.sink import by_day, file_name, to_parquet, write_chunk
 from schemas.records import Outcome, ScoredChunk
 from schemas.tables import FAILURES_SCHEMA, SCORES_SCHEMA
-from tests.beam_pipeline.helpers import NOW, failure, files, ref, rows, score
+from tests.beam_pipeline.helpers import NOW, challenging, failure, files, ref, rows, score
 
 
 def _chunk(*outcomes: Outcome) -> ScoredChunk:
@@ -45,6 +45,7 @@ def test_the_name_depends_on_keys_and_adapter_never_on_values_order_or_time() ->
     name = file_name([a, b], "r1")
     assert name == file_name([replace(b, context="x", attempt=2), replace(a, size_bytes=3)], "r1")
     assert name != file_name([a, b], "r2")
+    assert name != file_name([a, b], "r1", "challenger")
     assert name != file_name([a], "r1")
     assert name != file_name([a, replace(b, image_generation=2)], "r1")
     assert name != file_name([a, replace(b, image_generation=None)], "r1")
@@ -65,6 +66,30 @@ def test_two_adapters_do_not_touch_each_others_files(tmp_path: Path) -> None:
     write_chunk(_chunk(score(ref("a"), revision="r1")), str(tmp_path))
     write_chunk(_chunk(score(ref("a"), revision="r2")), str(tmp_path))
     assert sorted(row["adapter_revision"] for row in rows(tmp_path, "scores")) == ["r1", "r2"]
+
+
+def test_a_challengers_rows_are_in_files_of_their_own_and_a_retry_replaces_them(tmp_path: Path) -> None:
+    a, b = ref("a"), ref("b")
+    champion = (score(a, 1.0, revision="r1"), score(b, 2.0, revision="r1"))
+    for challengers in ((score(a, 3.0, revision="r2"), score(b, 4.0, revision="r2")), (failure(b, "r2"),)):
+        chunk = ScoredChunk(champion, tuple(challenging(outcome) for outcome in challengers))
+        written = write_chunk(chunk, str(tmp_path))
+        assert len(written) == 2
+    kept = [(row["role"], row["adapter_revision"], row["score"]) for row in rows(tmp_path, "scores")]
+    assert kept == [("champion", "r1", 1.0), ("champion", "r1", 2.0)]
+    assert [(row["role"], row["image_uri"]) for row in rows(tmp_path, "failures")] == [("challenger", "b")]
+
+
+def test_a_challenger_that_becomes_champion_replaces_no_row_and_loses_none(tmp_path: Path) -> None:
+    a = ref("a")
+    as_challenger = ScoredChunk((score(a, 1.0, revision="r1"),), (challenging(score(a, 2.0, revision="r2")),))
+    as_champion = _chunk(score(a, 2.0, revision="r2"))
+    for order in ((as_challenger, as_champion), (as_champion, as_challenger)):
+        output = tmp_path / str(order.index(as_champion))
+        for chunk in order:
+            write_chunk(chunk, str(output))
+        found = sorted((row["adapter_revision"], row["role"]) for row in rows(output, "scores"))
+        assert found == [("r1", "champion"), ("r2", "challenger"), ("r2", "champion")]
 
 
 def test_a_write_that_dies_leaves_the_old_file_and_no_litter(

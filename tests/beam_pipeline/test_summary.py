@@ -6,6 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import duckdb
+import pyarrow.parquet as pq
 import pytest
 from pyarrow import dataset
 
@@ -16,7 +17,7 @@ from beam_pipeline.sink import write_chunk
 from beam_pipeline.summary import Summary, summarise, summary_text, write_summary
 from schemas.records import Outcome, ScoredChunk
 from schemas.tables import FAILURES_SCHEMA, SCORES_SCHEMA
-from tests.beam_pipeline.helpers import NOW, failure, ref, score
+from tests.beam_pipeline.helpers import NOW, challenging, failure, ref, score
 
 
 def _write(output: Path, *outcomes: Outcome) -> None:
@@ -62,6 +63,42 @@ def test_the_published_view_counts_the_same(output: Path) -> None:
     ]
     failures = connection.sql("SELECT image_uri FROM image_failures ORDER BY ALL").fetchall()
     assert failures == [("c",), ("e",)]
+
+
+def test_what_an_adapter_scored_as_challenger_hides_nothing_that_it_scored_as_champion(
+    tmp_path: Path,
+) -> None:
+    """The challenger's row is the later one, and of a higher attempt."""
+    a, b, c = ref("a"), ref("b"), ref("c")
+    again = replace(a, attempt=2)
+    _write(tmp_path, score(a, 1.0), failure(b), failure(c))
+    _write(tmp_path, challenging(replace(score(again, 2.0), scored_at=NOW + timedelta(hours=1))))
+    _write(tmp_path, challenging(score(b, 3.0)), challenging(failure(ref("d"))))
+    connection = duckdb.connect()
+    connection.execute(ddl(str(tmp_path)))
+    found = {
+        view: connection.sql(f"SELECT image_uri FROM {view} ORDER BY ALL").fetchall()
+        for view in ("image_scores", "image_challengers", "image_failures")
+    }
+    assert found == {
+        "image_scores": [("a",)],
+        "image_challengers": [("a",), ("b",)],
+        "image_failures": [("b",), ("c",)],
+    }
+    assert connection.sql("SELECT role, score FROM image_scores").fetchall() == [("champion", 1.0)]
+    summary = summarise(str(tmp_path))
+    assert (summary.scored, summary.failed, summary.score_median) == (1, 2, 1.0)
+    assert sorted(key for file in score_files(str(tmp_path)) for key in scored_keys(file, "r1")) == [("a", 1)]
+
+
+def test_failures_written_before_there_were_roles_are_champions(tmp_path: Path) -> None:
+    _write(tmp_path, score(ref("a")), failure(ref("a")), failure(ref("b")))
+    (path,) = tmp_path.glob("failures/*/*.parquet")
+    pq.write_table(pq.ParquetFile(path).read().drop_columns(["role"]), path)
+    connection = duckdb.connect()
+    connection.execute(ddl(str(tmp_path)))
+    assert connection.sql("SELECT image_uri, role FROM image_failures").fetchall() == [("b", None)]
+    assert summarise(str(tmp_path)).failed == 1
 
 
 def test_of_one_attempt_the_latest_row_counts(tmp_path: Path) -> None:

@@ -49,7 +49,26 @@ def test_devices_that_may_exist_on_a_worker_are_accepted(options: ScoringOptions
         ({"device": "cuda:"}, "--device cuda:"),
         ({"dtype": "int8"}, "--dtype int8"),
         ({"run_id": "a b"}, "--run-id a b"),
-        ({"input": ()}, "either --input or --manifest"),
+        ({"input": ()}, "no source of images; give one of --input, --manifest, --subscription, --watch"),
+        ({"watch": "."}, "--input and --watch: more than one source"),
+        (
+            {"input": (), "watch": "/nowhere/deep"},
+            "--watch /nowhere/deep: there is no directory /nowhere/deep",
+        ),
+        ({"input": (), "watch": "/nowhere/*.jpg"}, "there is no directory /nowhere"),
+        ({"input": (), "subscription": "mine"}, "must be projects/PROJECT/subscriptions/NAME"),
+        (
+            {"input": (), "subscription": "projects/project/subscriptions/photos", "skip_scored": True},
+            "--skip-scored: of a subscription everything is new",
+        ),
+        ({"input": (), "retry_failed": ("all", "ingest")}, "--retry-failed ingest: must be one of all, "),
+        ({"every": 0.0}, "--every 0: must be a number above 0"),
+        ({"chunk_wait_s": float("nan")}, "--chunk-wait-s nan"),
+        ({"deduplicate_s": float("inf")}, "--deduplicate-s inf"),
+        ({"stop_when_idle_s": -1.0}, "--stop-when-idle-s -1"),
+        ({"adapter_poll_s": 0.0}, "--adapter-poll-s 0"),
+        ({"stream_shards": 0}, "--stream-shards 0"),
+        ({"in_flight_bytes": 0}, "--in-flight-bytes 0"),
         ({"input": ("nowhere/*.jpg",)}, "--input nowhere/*.jpg: nothing matches"),
         ({"output": ""}, "--output is missing"),
         ({"output": __file__}, "is a file"),
@@ -59,6 +78,11 @@ def test_devices_that_may_exist_on_a_worker_are_accepted(options: ScoringOptions
 def test_each_problem_is_said(options: ScoringOptions, change: dict[str, object], reason: str) -> None:
     (problem,) = problems_of(replace(options, **change))  # type: ignore[arg-type]
     assert reason in problem
+
+
+def test_a_place_to_watch_may_be_empty_or_not_match_yet(options: ScoringOptions, tmp_path: Path) -> None:
+    for place in (str(tmp_path), f"{tmp_path}/*.jpg", f"{tmp_path}/*/new/*.jpg", "."):
+        assert problems_of(replace(options, input=(), watch=place)) == []
 
 
 def test_an_output_that_cannot_be_written_to_is_said(
@@ -81,7 +105,15 @@ def test_all_problems_are_listed_at_once_with_exit_code_2(
     code = main([*arguments, "--adapter", str(tmp_path)])
     told = capsys.readouterr().err
     assert code == 2
-    for reason in ("not both", "no.jpg", "no.csv", "--chunk-size 0", "tpu", "--output", str(tmp_path)):
+    for reason in (
+        "--input and --manifest: more than one source",
+        "no.jpg",
+        "no.csv",
+        "--chunk-size 0",
+        "tpu",
+        "--output",
+        str(tmp_path),
+    ):
         assert reason in told
 
 

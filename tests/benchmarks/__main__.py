@@ -1,186 +1,266 @@
-"""``python -m tests.benchmarks``: what the spine promises about speed, on this machine, in one run.
+"""``python -m tests.benchmarks``: what is promised about speed, measured on this machine.
 
-decoder    slot decoding against ``generate()`` under the same mask, same model, same photographs;
-           answers must be equal
-pipeline   photographs a second through Beam, first to last outcome, against the bare scorer
-
-Every figure is a ratio of medians of runs that alternate; absolutes are printed for this machine only.
+Ratios are of things measured in one run, in turns, warm; medians are given. Inputs are photographs or noise,
+never zeros.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import statistics
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+from schemas.errors import ConfigurationError
 
-from model.adapters import read_manifest
-from model.backbone import EMBEDDED_ADAPTER, load_base, resolve_base
-from model.batching import plan_micro_batches
-from model.decisions import decided_values
-from model.lora import load_adapter_weights, merge_adapter
-from model.patches import grid_thw, normalised_patches
-from model.ragged import ImageBatch
-from model.scorer import PreparedImage, Scorer
-from tests.model.reference import generate_under_mask
+if TYPE_CHECKING:
+    import torch
 
-_BATCHES = (1, 4, 8, 32)
+# Torch and Beam are imported by what needs them: --help and option errors answer at once.
+
+_SHAPES = ("tiny", "toy", "2b", "7b")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the benchmarks; prints a table, and JSON with ``--json FILE``."""
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("--photos", type=Path, required=True, help="folder of photographs (JPEG, PNG, WebP)")
-    parser.add_argument("--adapter", help="adapter to measure (default: the embedded one)")
-    parser.add_argument("--pipeline-images", type=int, default=1024, help="photographs for the pipeline")
-    parser.add_argument("--runs", type=int, default=3, help="counted runs of each (default: %(default)s)")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
-    arguments = parser.parse_args(argv)
-    files = sorted(path for path in arguments.photos.rglob("*") if path.is_file())
-    if not files:
-        parser.error(f"no files in {arguments.photos}")
-    scorer = Scorer.load(arguments.adapter)
-    adapter = Path(arguments.adapter) if arguments.adapter else EMBEDDED_ADAPTER
-    figures: dict[str, Any] = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
-        "date": datetime.now(UTC).date().isoformat(),
-        "decoder": [decoder_ratio(scorer, files, adapter, arguments.runs, size) for size in _BATCHES],
-        "pipeline": pipeline_ratio(scorer, files, arguments.pipeline_images, arguments.adapter),
-    }
-    print(json.dumps(figures, indent=2))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=2))
-    return 0 if all(found["answers_equal"] for found in figures["decoder"]) else 1
+    """Run a subcommand; prints its table, and writes the figures with ``--json FILE``."""
+    parser = _parser()
+    options = parser.parse_args(argv)
+    try:
+        if options.command == "table":
+            return _table(options.files)
+        figures = options.measure(options)
+    except ConfigurationError as error:
+        parser.error("; ".join(error.reasons))
+    return _report(options, figures)
 
 
-def decoder_ratio(
-    scorer: Scorer, files: Sequence[Path], adapter: Path, runs: int, batch_size: int
-) -> dict[str, Any]:
-    """Slot decoding against stock ``generate()`` under the same mask, both in batches of ``batch_size``."""
-    count = _BATCHES[-1]
-    images = [scorer.prepare(files[i % len(files)].read_bytes()) for i in range(count)]
-    batches = [_batch(images[start : start + batch_size]) for start in range(0, count, batch_size)]
-    decoder = scorer.decoder
-    stock = stock_model(adapter)
+def _report(options: argparse.Namespace, figures: Mapping[str, Any]) -> int:
+    from tests.benchmarks.machine import envelope
+    from tests.benchmarks.tables import markdown
 
-    def ours() -> list[list[int]]:
-        found = []
-        for batch in batches:
-            decisions = decoder.decode(batch)
-            found += [
-                decoder.program.answer_ids(decided_values(decoder.program, decisions, row))
-                for row in range(len(batch.grids))
-            ]
-        return found
-
-    def theirs() -> list[list[int]]:
-        found = []
-        for batch in batches:
-            found += generate_under_mask(stock, scorer.encoder, decoder.prompt, decoder.program, batch)
-        return found
-
-    equal = ours() == theirs()
-    fast, slow = _alternate(ours, theirs, runs)
-    return {
-        "batch": batch_size,
-        "images": count,
-        "answers_equal": equal,
-        "ratio": round(slow / fast, 2),
-        "slot_images_per_s": round(count / fast, 1),
-        "generate_images_per_s": round(count / slow, 1),
-    }
+    left_out = ("command", "measure", "json", "photos")  # where files lie is nobody's business
+    settings = {name: value for name, value in vars(options).items() if name not in left_out}
+    report = envelope(options.command, figures, settings)
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=2) + "\n")
+    print(markdown(report))
+    return 0
 
 
-def stock_model(adapter: Path) -> Any:
-    """The same weights in transformers' own model, as anyone would call ``generate()`` on it."""
-    base = resolve_base(read_manifest(adapter)[0].base_model.name)
-    model = load_base(base, torch.device("cpu"), torch.float32)
-    merge_adapter(model, load_adapter_weights(adapter), keep_base=False)
-    return model
+def _table(files: Sequence[Path]) -> int:
+    from tests.benchmarks.tables import markdown
+
+    for file in files:
+        print(markdown(json.loads(file.read_text())))
+    return 0
 
 
-def _batch(images: Sequence[PreparedImage]) -> ImageBatch:
-    return ImageBatch(
-        torch.cat([normalised_patches(torch.from_numpy(image.pixels)) for image in images]),
-        tuple(grid_thw(*image.pixels.shape[:2])[1:] for image in images),
-        tuple(image.context.ids for image in images),
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_scorer(_command(commands, "scorer", _scorer, "images a second of the scorer, and where time goes"))
+    _add_preprocessing(
+        _command(commands, "preprocessing", _preprocessing, "JPEG bytes to patches, on one core")
+    )
+    _add_pipeline(_command(commands, "pipeline", _pipeline, "through Beam, against the bare scorer"))
+    _add_training(_command(commands, "training", _training, "a stage-1 step, against a plain Trainer's"))
+    _add_scale(_command(commands, "scale", _scale, "the pipeline's own cost per image, and its memory"))
+    _add_spread(_command(commands, "spread", _spread, "how far a score moves with its micro-batch"))
+    _add_startup(_command(commands, "startup", _startup, "--help, option errors, first rows of a job"))
+    table = commands.add_parser("table", help="print figures files as markdown tables")
+    table.add_argument("files", nargs="+", type=Path, metavar="FILE", help="written with --json")
+    return parser
+
+
+def _command(
+    commands: Any, name: str, measure: Callable[[argparse.Namespace], Mapping[str, Any]], says: str
+) -> argparse.ArgumentParser:
+    made: argparse.ArgumentParser = commands.add_parser(name, help=says, description=says.capitalize() + ".")
+    made.set_defaults(measure=measure)
+    made.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
+    return made
+
+
+def _add_photos(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--photos",
+        type=Path,
+        metavar="DIR",
+        help="folder of photographs (default: six small ones of two wheels)",
     )
 
 
-def _alternate(one: Callable[[], Any], other: Callable[[], Any], runs: int) -> tuple[float, float]:
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(runs):
-        for call, found in zip((one, other), times, strict=True):
-            start = time.perf_counter()
-            call()
-            found.append(time.perf_counter() - start)
-    return statistics.median(times[0]), statistics.median(times[1])
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--shape", choices=_SHAPES, default="tiny",
+        help="tiny: the embedded model; 2b, 7b: Qwen2-VL's shapes, random weights (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="(default: cuda, but cpu for tiny and toy)")
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float16"),
+        help="(default: float32 on cpu, bfloat16 on cuda)",
+    )  # fmt: skip
 
 
-def bare_scorer(scorer: Scorer, files: Sequence[Path], micro_batch: int, threads: int) -> float:
-    """Images a second of the scorer alone: decode in threads a window ahead, score, keep nothing."""
-    start = time.perf_counter()
-    window = 4 * micro_batch
-    with ThreadPoolExecutor(threads) as pool:
-        ahead = [pool.submit(_prepare, scorer, path) for path in files[:window]]
-        for begin in range(0, len(files), window):
-            prepared = [future.result() for future in ahead]
-            ahead = [
-                pool.submit(_prepare, scorer, path) for path in files[begin + window : begin + 2 * window]
-            ]
-            tokens = [image.visual_tokens for image in prepared]
-            for batch in plan_micro_batches(tokens, scorer.token_budget, micro_batch):
-                scorer.predict([prepared[index] for index in batch])
-    return len(files) / (time.perf_counter() - start)
+def _add_scorer(parser: argparse.ArgumentParser) -> None:
+    _add_model(parser)
+    _add_photos(parser)
+    parser.add_argument("--visual-tokens", type=int, nargs="+", default=[256, 480, 640, 1280], metavar="N")
+    parser.add_argument(
+        "--templates", nargs="+", default=[None], metavar="NAME", help="(default: the adapter's own)"
+    )
+    parser.add_argument("--megapixels", type=float, default=2.0, help="of the JPEGs (default: %(default)s)")
+    parser.add_argument("--micro-batches", type=int, default=4, help="of a run (default: %(default)s)")
+    parser.add_argument("--micro-batch-images", type=int, default=64, help="at most (default: %(default)s)")
+    parser.add_argument("--token-budget", type=int, help="of a micro-batch (default: as suits the device)")
+    parser.add_argument("--threads", type=int, help="that decode (default: as in the pipeline)")
+    parser.add_argument("--runs", type=int, default=3, help="(default: %(default)s)")
+    parser.add_argument("--against-generate", action="store_true", help="transformers' generate() beside it")
+    parser.add_argument("--generate-batches", type=int, nargs="+", default=[8, 32], metavar="N")
+    parser.add_argument("--generate-images", type=int, default=32, help="of a run (default: %(default)s)")
 
 
-def _prepare(scorer: Scorer, path: Path) -> PreparedImage:
-    return scorer.prepare(path.read_bytes())
+def _scorer(options: argparse.Namespace) -> Mapping[str, Any]:
+    device, dtype = _placed(options)
+    from tests.benchmarks.scorer_speed import ScorerPlan, measure_scorer
+
+    plan = ScorerPlan(
+        shape=options.shape,
+        device=device,
+        dtype=dtype,
+        visual_tokens=options.visual_tokens,
+        templates=options.templates,
+        photos=options.photos,
+        megapixels=options.megapixels,
+        micro_batches=options.micro_batches,
+        runs=options.runs,
+        micro_batch_images=options.micro_batch_images,
+        token_budget=options.token_budget,
+        threads=options.threads,
+        generate_batches=options.generate_batches if options.against_generate else (),
+        generate_images=options.generate_images,
+    )
+    return measure_scorer(plan, tell=lambda line: print(line, file=sys.stderr, flush=True))
 
 
-def pipeline_ratio(scorer: Scorer, files: Sequence[Path], count: int, adapter: str | None) -> dict[str, Any]:
-    """Beam's images a second, first to last outcome, against the bare scorer's on the same files."""
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
+def _placed(options: argparse.Namespace) -> tuple[torch.device, torch.dtype]:
+    """Device and number format that the options ask for. Raises ``ConfigurationError``."""
+    import torch
 
-    from beam_pipeline.__main__ import main as run_pipeline
-    from beam_pipeline.engine import default_fetch_threads
-    from beam_pipeline.options import ScoringOptions
+    name = options.device or ("cpu" if options.shape in ("tiny", "toy") else "cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigurationError("there is no CUDA device here")
+    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    return torch.device(name), dtypes[options.dtype or ("float32" if name == "cpu" else "bfloat16")]
 
-    micro_batch, threads = ScoringOptions().micro_batch_images, default_fetch_threads()
-    with tempfile.TemporaryDirectory() as folder:
-        links = Path(folder) / "in"
-        links.mkdir()
-        named = [links / f"{index:06d}{files[index % len(files)].suffix}" for index in range(count)]
-        for index, path in enumerate(named):
-            os.symlink(files[index % len(files)].resolve(), path)
-        bare_scorer(scorer, named[:64], micro_batch, threads)
-        bare = bare_scorer(scorer, named, micro_batch, threads)
-        output = Path(folder) / "out"
-        options = ["--input", str(links), "--output", str(output), "--no-progress"]
-        code = run_pipeline([*options, *(["--adapter", adapter] if adapter else [])])
-        again = bare_scorer(scorer, named, micro_batch, threads)
-        times = pq.read_table(output / "scores", columns=["scored_at"])["scored_at"]
-        span = pc.min_max(times).as_py()
-        seconds = (span["max"] - span["min"]).total_seconds()
-    return {
-        "images": count,
-        "exit_code": code,
-        "ratio": round((len(times) / seconds) / statistics.mean((bare, again)), 2),
-        "pipeline_images_per_s": round(len(times) / seconds, 1),
-        "bare_scorer_images_per_s": [round(bare, 1), round(again, 1)],
-    }
+
+def _add_preprocessing(parser: argparse.ArgumentParser) -> None:
+    _add_photos(parser)
+    parser.add_argument("--megapixels", type=float, nargs="+", default=[2.0, 5.0, 12.0], metavar="MP")
+    parser.add_argument("--visual-tokens", type=int, nargs="+", default=[256, 640], metavar="N")
+    parser.add_argument("--images", type=int, default=8, help="different ones (default: %(default)s)")
+    parser.add_argument("--runs", type=int, default=3, help="(default: %(default)s)")
+
+
+def _preprocessing(options: argparse.Namespace) -> Mapping[str, Any]:
+    from tests.benchmarks.preprocessing import measure_preprocessing
+
+    return measure_preprocessing(
+        options.megapixels, options.visual_tokens, options.photos, options.images, options.runs
+    )
+
+
+def _add_pipeline(parser: argparse.ArgumentParser) -> None:
+    _add_photos(parser)
+    parser.add_argument("--adapter", help="adapter to measure (default: the embedded one)")
+    parser.add_argument("--images", type=int, default=1024, help="(default: %(default)s)")
+    parser.add_argument("--runs", type=int, default=1, help="of the pipeline (default: %(default)s)")
+
+
+def _pipeline(options: argparse.Namespace) -> Mapping[str, Any]:
+    from tests.benchmarks.through_beam import measure_pipeline
+
+    return measure_pipeline(options.photos, options.adapter, options.images, options.runs)
+
+
+def _add_training(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--shape", choices=_SHAPES[1:], default="toy", help="(default: %(default)s)")
+    parser.add_argument("--visual-tokens", type=int, default=512, help="per image (default: %(default)s)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="(default: cuda, but cpu for the toy)")
+    parser.add_argument("--batch-size", type=int, default=4, help="per step (default: %(default)s)")
+    parser.add_argument("--micro-batch-size", type=int, help="held at a time (default: as stage1 says)")
+    parser.add_argument("--steps", type=int, default=3, help="timed ones of a run (default: %(default)s)")
+    parser.add_argument("--runs", type=int, default=1, help="of each loop (default: %(default)s)")
+
+
+def _training(options: argparse.Namespace) -> Mapping[str, Any]:
+    import torch
+
+    device = options.device or ("cpu" if options.shape == "toy" else "cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigurationError("there is no CUDA device here")
+    from tests.benchmarks.training_step import measure, training_config
+
+    return measure(
+        options.shape,
+        training_config(options.batch_size, options.micro_batch_size),
+        options.visual_tokens,
+        torch.device(device),
+        steps=options.steps,
+        runs=options.runs,
+    )
+
+
+def _add_scale(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--images", type=int, nargs="+", default=[1000, 10_000, 100_000], metavar="N")
+    parser.add_argument("--chunk-size", type=int, default=256, help="(default: %(default)s)")
+    parser.add_argument(
+        "--profile", type=int, metavar="N", help="one more job over N images, under a profiler"
+    )
+
+
+def _scale(options: argparse.Namespace) -> Mapping[str, Any]:
+    from tests.benchmarks.scale import measure_scale
+
+    return measure_scale(options.images, options.chunk_size, options.profile)
+
+
+def _add_spread(parser: argparse.ArgumentParser) -> None:
+    _add_model(parser)
+    _add_photos(parser)
+    parser.add_argument("--visual-tokens", type=int, default=256, help="at most (default: %(default)s)")
+    parser.add_argument("--images", type=int, default=6, help="photographs (default: %(default)s)")
+    parser.add_argument(
+        "--batches", type=int, nargs="+", default=[2, 4, 8, 16, 32, 64], metavar="N",
+        help="sizes of mixed micro-batches",
+    )  # fmt: skip
+
+
+def _spread(options: argparse.Namespace) -> Mapping[str, Any]:
+    device, dtype = _placed(options)
+    from tests.benchmarks.spread import measure_spread
+
+    return measure_spread(
+        options.shape, device, dtype, options.visual_tokens, options.photos, options.images, options.batches
+    )
+
+
+def _add_startup(parser: argparse.ArgumentParser) -> None:
+    _add_photos(parser)
+    parser.add_argument("--images", type=int, default=512, help="of the job (default: %(default)s)")
+    parser.add_argument("--runs", type=int, default=3, help="(default: %(default)s)")
+
+
+def _startup(options: argparse.Namespace) -> Mapping[str, Any]:
+    from tests.benchmarks.startup import measure_startup
+
+    return measure_startup(options.images, options.runs, options.photos)
 
 
 if __name__ == "__main__":

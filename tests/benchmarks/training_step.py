@@ -1,4 +1,4 @@
-"""``python -m tests.benchmarks.training_step``: what a stage-1 step costs, against a plain Trainer's.
+"""``training``: what a stage-1 step costs, against a plain Trainer's.
 
 A Qwen2-VL of a published shape (or a toy), randomly initialised on the device, is trained as the shipped
 ``stage1`` configuration says (LoRA, bf16, gradient checkpointing) on its conversations about random pixels.
@@ -8,21 +8,13 @@ every position. Random weights give the true speed and memory of this work, and 
 
 from __future__ import annotations
 
-import argparse
-import json
-import math
-import os
-import platform
 import statistics
-import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,14 +30,16 @@ from transformers import (
 )
 
 from model.fast_paths import use_fast_paths
-from model.patches import MERGE, PATCH
+from model.patches import PATCH
 from model.templates import answer_templates
 from model.tokens import IMAGE_PAD
 from schemas.attributes import VOCABULARY
+from tests.benchmarks.built import shape_config
+from tests.benchmarks.devices import GIB, forget_peak, matmul_flops_per_s, peak_bytes, rounded, synchronise
+from tests.benchmarks.machine import process_bytes
+from tests.benchmarks.pictures import image_size
 from tests.benchmarks.training_flops import StepFlops, micro_batch_flops
 from tests.model.qwen import qwen_encoder
-from tests.model.shapes import meta_model
-from tests.model.tiny import tiny_config
 from tests.training.toy import toy_annotations
 from training.bucketing import like_lengths_together, padding_share
 from training.config import StageConfig, shipped_config
@@ -56,11 +50,8 @@ from training.optimiser import build_optimiser
 from training.stages import conversation
 
 NOTE = "random weights: true of speed and memory, says nothing about quality"
-_SHAPES = {"2b": "2B", "7b": "7B"}
-_GIB = 2**30
 _NO_TARGET = -100  # where transformers' losses look away
 _MODEL_INPUTS = ("input_ids", "attention_mask", "mm_token_type_ids", "pixel_values", "image_grid_thw")
-_MATMUL_SIDE = {"cuda": 8192, "cpu": 1024}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,37 +69,11 @@ class Measured:
     resting_bytes: int | None
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measure; prints a table and JSON, which ``--json FILE`` also keeps."""
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.training_step", description=__doc__)
-    parser.add_argument("--shape", choices=["toy", *_SHAPES], default="toy", help="(default: %(default)s)")
-    parser.add_argument("--visual-tokens", type=int, default=512, help="per image (default: %(default)s)")
-    parser.add_argument("--device", choices=["cpu", "cuda"], help="(default: cuda, but cpu for the toy)")
-    parser.add_argument("--batch-size", type=int, default=4, help="per step (default: %(default)s)")
-    parser.add_argument("--micro-batch-size", type=int, help="held at a time (default: as stage1 says)")
-    parser.add_argument("--steps", type=int, default=3, help="timed ones of a run (default: %(default)s)")
-    parser.add_argument("--runs", type=int, default=1, help="of each loop (default: %(default)s)")
-    parser.add_argument("--json", type=Path, help="also write the figures here")
-    arguments = parser.parse_args(argv)
-    device = arguments.device or ("cpu" if arguments.shape == "toy" else "cuda")
-    if device == "cuda" and not torch.cuda.is_available():
-        parser.error("there is no CUDA device here")
-    changes = {"batch_size": arguments.batch_size, "micro_batch_size": arguments.micro_batch_size}
+def training_config(batch_size: int, micro_batch_size: int | None) -> StageConfig:
+    """The shipped ``stage1`` with other batches; micro-batch None = as it says."""
+    changes = {"batch_size": batch_size, "micro_batch_size": micro_batch_size}
     settings = shipped_config("stage1").model_dump()
-    config = StageConfig.model_validate(settings | {name: n for name, n in changes.items() if n})
-    figures = measure(
-        arguments.shape,
-        config,
-        arguments.visual_tokens,
-        torch.device(device),
-        steps=arguments.steps,
-        runs=arguments.runs,
-    )
-    print(table(figures))
-    print(json.dumps(figures, indent=2))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=2))
-    return 0
+    return StageConfig.model_validate(settings | {name: n for name, n in changes.items() if n})
 
 
 def measure(
@@ -124,6 +89,7 @@ def measure(
     rows = conversations(config, visual_tokens, (steps + 1) * config.batch_size)
     collator = Collator(0, qwen_encoder().special(IMAGE_PAD), config.forced_token_weight)
     model = build_model(shape, config, device)
+    loops: dict[str, tuple[type[Trainer], Callable[[Sequence[Conversed]], dict[str, torch.Tensor]]]]
     loops = {"ours": (AnswerTrainer, collator), "full_logits": (Trainer, FullLabels(collator))}
     found: dict[str, list[Measured]] = {name: [] for name in loops}
     matmuls = [matmul_flops_per_s(device)]
@@ -136,8 +102,6 @@ def measure(
     shape_of = model.get_base_model().config
     figures: dict[str, Any] = {
         "note": NOTE,
-        "machine": _machine(device),
-        "date": datetime.now(UTC).date().isoformat(),
         "shape": shape,
         "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "visual_tokens": visual_tokens,
@@ -170,22 +134,6 @@ def build_model(shape: str, config: StageConfig, device: torch.device) -> PeftMo
     return trained
 
 
-def shape_config(shape: str) -> Qwen2VLConfig:
-    """Of ``2b`` and ``7b`` as published; the toy has their vocabulary, which is what full logits cost by."""
-    if shape == "toy":
-        return tiny_config(
-            151_936,
-            image_token_id=151_655,
-            video_token_id=151_656,
-            vision_start_token_id=151_652,
-            vision_end_token_id=151_653,
-        )
-    config = meta_model(_SHAPES[shape]).config
-    text = config.get_text_config()
-    text.rope_parameters = {**text.rope_parameters, "mrope_section": [16, 24, 24]}
-    return config
-
-
 def conversations(config: StageConfig, visual_tokens: int, count: int) -> list[Conversed]:
     """Rendered conversations of a stage about random pixels, in the order in which a run draws them."""
     annotations = toy_annotations(config.batch_size)
@@ -205,12 +153,6 @@ def conversations(config: StageConfig, visual_tokens: int, count: int) -> list[C
     ]
     lengths = [len(row.example.input_ids) for row in rows]
     return [rows[index] for index in like_lengths_together(lengths, config.batch_size)]
-
-
-def image_size(visual_tokens: int) -> tuple[int, int]:
-    """Height and width, px, of the squarest picture that takes so many tokens."""
-    rows = next(n for n in range(math.isqrt(visual_tokens), 0, -1) if visual_tokens % n == 0)
-    return rows * PATCH * MERGE, visual_tokens // rows * PATCH * MERGE
 
 
 class FullLabels:
@@ -236,12 +178,11 @@ class _Clock(TrainerCallback):
         self.resting_bytes: int | None = None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
+        synchronise(self._device)
         if not self.ends:
             # Before the gradients go: they are made anew in every step, so they do not count as resting.
             self.resting_bytes = _resting_bytes(self._device, kwargs["model"])
-            _forget_peak(self._device)
+            forget_peak(self._device)
         self.ends.append(time.perf_counter())
 
 
@@ -284,7 +225,7 @@ def timed_steps(
         trainer.remove_callback(PrinterCallback)
         trainer.train()
     seconds = tuple(after - before for before, after in pairwise(clock.ends))
-    return Measured(seconds, _peak_bytes(device), clock.resting_bytes)
+    return Measured(seconds, peak_bytes(device), clock.resting_bytes)
 
 
 def step_flops(
@@ -304,58 +245,20 @@ def step_flops(
     return StepFlops(found.forward / steps, found.backward / steps, found.recompute / steps)
 
 
-def matmul_flops_per_s(device: torch.device) -> float:
-    """Fastest of several products of two large bf16 matrices: what the device can do at all."""
-    side = _MATMUL_SIDE[device.type]
-    one, other = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
-    times = []
-    for _ in range(8):
-        start = time.perf_counter()
-        one @ other
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - start)
-    return 2 * side**3 / min(times)
-
-
-def table(figures: dict[str, Any]) -> str:
-    """The figures for people."""
-    ours, plain, ratio = figures["ours"], figures["full_logits"], figures["ratio"]
-    lines = [
-        f"{figures['shape']}, {figures['visual_tokens']} visual tokens, {figures['machine']}",
-        f"bf16 matrix product: {figures['matmul_tflops']} TFLOP/s; {figures['note']}",
-        "",
-        f"{'':30}{'answer logits':>15}{'full logits':>15}{'ratio':>9}",
-    ]
-    names = {
-        "step_s": "seconds a step",
-        "conversations_per_s": "conversations/s",
-        "peak_memory_gib": "peak memory, GiB",
-        "working_memory_gib": "  of it within a step",
-        "tflop": "TFLOP a step",
-        "fraction_of_matmul": "fraction of matrix product",
-    }
-    for key, title in names.items():
-        cells = (str(found.get(key, "")) for found in (ours, plain, ratio))
-        lines.append("{:30}{:>15}{:>15}{:>9}".format(title, *cells))
-    parts = ", ".join(f"{part} {ours[f'{part}_tflop']}" for part in ("forward", "backward", "recompute"))
-    return "\n".join([*lines, "", f"TFLOP of a step with answer logits: {parts}", ""])
-
-
 def _figures(found: Sequence[Measured], flops: StepFlops, batch_size: int, matmul: float) -> dict[str, Any]:
     step = statistics.median(seconds for run in found for seconds in run.seconds)
     peaks = [(run.peak_bytes, run.resting_bytes) for run in found]
     known = [(peak, resting) for peak, resting in peaks if peak is not None and resting is not None]
     return {
-        "step_s": _rounded(step),
-        "conversations_per_s": _rounded(batch_size / step),
-        "peak_memory_gib": _rounded(max(peak for peak, _ in known) / _GIB) if known else None,
-        "working_memory_gib": _rounded(max(p - r for p, r in known) / _GIB) if known else None,
-        "tflop": _rounded(flops.total / 1e12),
-        "forward_tflop": _rounded(flops.forward / 1e12),
-        "backward_tflop": _rounded(flops.backward / 1e12),
-        "recompute_tflop": _rounded(flops.recompute / 1e12),
-        "fraction_of_matmul": _rounded(flops.total / step / matmul),
+        "step_s": rounded(step),
+        "conversations_per_s": rounded(batch_size / step),
+        "peak_memory_gib": rounded(max(peak for peak, _ in known) / GIB) if known else None,
+        "working_memory_gib": rounded(max(p - r for p, r in known) / GIB) if known else None,
+        "tflop": rounded(flops.total / 1e12),
+        "forward_tflop": rounded(flops.forward / 1e12),
+        "backward_tflop": rounded(flops.backward / 1e12),
+        "recompute_tflop": rounded(flops.recompute / 1e12),
+        "fraction_of_matmul": rounded(flops.total / step / matmul),
     }
 
 
@@ -365,18 +268,8 @@ def _ratios(ours: dict[str, Any], plain: dict[str, Any]) -> dict[str, float]:
     return {key: round(plain[key] / ours[key], 2) for key in keys if ours[key] and plain[key]}
 
 
-def _rounded(number: float) -> float:
-    return float(f"{number:.4g}")
-
-
 def _micro(config: StageConfig) -> int:
     return config.micro_batch_size or config.batch_size
-
-
-def _machine(device: torch.device) -> str:
-    cores = f"{platform.machine()}, {os.cpu_count()} cores"
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    return f"{where}, {cores}, torch {torch.__version__}"
 
 
 def _resting_bytes(device: torch.device, model: torch.nn.Module) -> int | None:
@@ -384,30 +277,5 @@ def _resting_bytes(device: torch.device, model: torch.nn.Module) -> int | None:
     held = sum(gradient.numel() * gradient.element_size() for gradient in gradients)
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device) - held
-    resident = _process_bytes("VmRSS")
+    resident = process_bytes("VmRSS")
     return None if resident is None else resident - held
-
-
-def _forget_peak(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    elif sys.platform == "linux":
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def _peak_bytes(device: torch.device) -> int | None:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return _process_bytes("VmHWM")
-
-
-def _process_bytes(field: str) -> int | None:
-    """A figure of this process that Linux tells in KiB; None on other systems."""
-    if sys.platform != "linux":
-        return None
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":"))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

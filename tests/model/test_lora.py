@@ -12,7 +12,7 @@ from model.adapter_config import ADAPTER_CONFIG_NAME, WEIGHTS_NAME, parse_adapte
 from model.adapters import (
     save_adapter,
 )
-from model.lora import load_adapter_weights, merge_adapter, parse_state
+from model.lora import MergedAdapter, load_adapter_weights, merge_adapter, parse_state
 from model.tensor_files import old_name, read_header
 from schemas.errors import ManifestMismatchError
 from tests.model.small_adapters import (
@@ -121,6 +121,91 @@ def test_an_old_layout_state_is_saved_in_the_layout_that_peft_loads(saved, tmp_p
     save_adapter(tmp_path / "again", state, content, manifest())
     peft = PeftModel.from_pretrained(tiny_model(), str(tmp_path / "again")).eval()
     assert (logits(peft) - logits(tiny_model())).abs().max() > 0.1
+
+
+# --- giving way to another adapter -------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory):
+    """Adapters that change other, and more, tensors than ``saved`` does."""
+    folder = tmp_path_factory.mktemp("others")
+    for kind in ("frozen", "full"):
+        save_adapter(folder / kind, peft_model(kind), None, manifest(kind))
+    return {kind: load_adapter_weights(folder / kind) for kind in ("frozen", "full")}
+
+
+def tensors(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def same(one, other) -> bool:
+    return all(torch.equal(one[name], tensor) for name, tensor in other.items())
+
+
+def test_adapters_that_follow_each_other_leave_the_tensors_of_a_fresh_merge(saved, others):
+    sequence = [load_adapter_weights(saved), others["full"], others["frozen"], load_adapter_weights(saved)]
+    model = tiny_model().to(torch.bfloat16)
+    base = tensors(model)
+    current = merge_adapter(model, sequence[0])
+    for weights in sequence[1:]:
+        successor = MergedAdapter(model, weights)
+        current.give_way(successor)
+        current = successor
+        fresh = tiny_model().to(torch.bfloat16)
+        merge_adapter(fresh, weights)
+        assert same(tensors(model), tensors(fresh))
+    current.restore()
+    assert same(tensors(model), base)
+
+
+def test_only_the_adapter_in_place_has_a_turn(saved, others):
+    model = tiny_model()
+    first = merge_adapter(model, load_adapter_weights(saved))
+    second = MergedAdapter(model, others["frozen"])
+    with pytest.raises(RuntimeError, match="does not hold"), second.turn():
+        pass
+    with first.turn():
+        pass
+    first.give_way(second)
+    with pytest.raises(RuntimeError, match="does not hold"), first.turn():
+        pass
+    with second.turn():
+        pass
+    with pytest.raises(RuntimeError, match="restored already"):
+        first.give_way(MergedAdapter(model, others["full"]))
+
+
+def test_an_adapter_that_cannot_be_merged_leaves_the_one_in_place_as_it_was(saved, others, monkeypatch):
+    model = tiny_model()
+    first = merge_adapter(model, load_adapter_weights(saved))
+    before = tensors(model)
+    second = MergedAdapter(model, others["full"])
+    left = 5
+
+    def no_memory(*arguments, whole=torch.addmm, **options):
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise torch.OutOfMemoryError("no memory")
+        return whole(*arguments, **options)
+
+    monkeypatch.setattr(torch, "addmm", no_memory)
+    with pytest.raises(torch.OutOfMemoryError):
+        first.give_way(second)
+    assert same(tensors(model), before)
+    with first.turn():
+        pass
+    first.give_way(second)
+
+
+def test_without_the_base_kept_there_is_no_way_back(saved, others):
+    model = tiny_model()
+    merged = merge_adapter(model, load_adapter_weights(saved), keep_base=False)
+    with pytest.raises(RuntimeError, match="not kept"):
+        merged.give_way(MergedAdapter(model, others["full"]))
+    with merged.turn():
+        pass
 
 
 # --- weights that do not fit -------------------------------------------------------------------------

@@ -30,6 +30,8 @@ PROVENANCE = Provenance("base", "adapter", "0" * 64, "score_form", "digit_tree",
 SCORE = ImageScore(REF, ImageFacts("f" * 64, 4, 3, 5), Prediction(score=5.0), PROVENANCE, "run", NOW)
 FAILURE = ScoringFailure(REF, ImageFacts(), "decode", "DecodeError", "no", False, "adapter", "0", "run", NOW)
 NESTED = (ImageRef, ImageFacts, Prediction, Provenance)
+ADDED: dict[type, list[str]] = {ScoringFailure: ["role"]}
+"""Columns that came after the first version: at the end, null in older files."""
 
 
 def leaf_types(record: type) -> dict[str, set[Any]]:
@@ -49,9 +51,11 @@ def leaf_types(record: type) -> dict[str, set[Any]]:
 
 
 @pytest.mark.parametrize(("outcome", "schema"), [(SCORE, SCORES_SCHEMA), (FAILURE, FAILURES_SCHEMA)])
-def test_only_what_a_record_may_lack_is_nullable(outcome: Any, schema: pa.Schema) -> None:
+def test_only_what_a_record_may_lack_is_nullable_and_what_earlier_versions_did_not_write(
+    outcome: Any, schema: pa.Schema
+) -> None:
     """``event_time`` is the one exception: a ref may lack it at first, a row never does."""
-    optional = optional_names(type(outcome))
+    optional = optional_names(type(outcome)) | set(ADDED.get(type(outcome), ()))
     assert {field.name for field in schema if field.nullable} == optional - {"event_time"}
 
 
@@ -100,6 +104,16 @@ def test_what_reading_told_wins_over_what_listing_told() -> None:
     assert flatten(FAILURE)["size_bytes"] == 3
 
 
+@pytest.mark.parametrize(
+    ("record", "schema"), [(ImageScore, SCORES_SCHEMA), (ScoringFailure, FAILURES_SCHEMA)]
+)
+def test_new_columns_are_at_the_end(record: type, schema: pa.Schema) -> None:
+    added = ADDED.get(record, [])
+    first_version = schema.names[: len(schema.names) - len(added)]
+    assert schema.names == [*first_version, *added]
+    assert first_version[-1] == "passthrough_json"
+
+
 @pytest.mark.parametrize("schema", [SCORES_SCHEMA, FAILURES_SCHEMA])
 def test_every_column_says_what_it_means_and_is_flat(schema: pa.Schema) -> None:
     for field in schema:
@@ -108,7 +122,6 @@ def test_every_column_says_what_it_means_and_is_flat(schema: pa.Schema) -> None:
         assert set(field.metadata) <= {b"description", b"unit", b"range", b"direction"}
         numeric = pa.types.is_floating(field.type)
         assert not numeric or field.metadata.get(b"range"), f"{field.name} has no range"
-    assert schema.names[-1] == "passthrough_json"
     assert set(KEY) <= set(schema.names)
 
 

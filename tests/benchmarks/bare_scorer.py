@@ -1,0 +1,83 @@
+"""The scorer without a pipeline around it: read and decode in threads ahead, score, keep nothing."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from model.batching import plan_micro_batches
+from model.scorer import PreparedImage, Scorer
+
+
+@dataclass(frozen=True)
+class Feeding:
+    """How images come to the model.
+
+    Attributes:
+        micro_batch: Most images of a micro-batch.
+        token_budget: Most visual tokens of one.
+        threads: That read and decode.
+        window: Images that are decoded while the window before is scored.
+    """
+
+    micro_batch: int
+    token_budget: int
+    threads: int
+    window: int
+
+
+@dataclass(frozen=True)
+class BareRun:
+    """What a run over files came to.
+
+    Attributes:
+        images_per_s: From the first byte read to the last prediction.
+        fetch_ms: Mean time that a thread took to read an image.
+        decode_ms: Mean time that a thread took to check and decode it; threads may wait for a core.
+    """
+
+    images_per_s: float
+    fetch_ms: float
+    decode_ms: float
+
+
+def run_bare(scorer: Scorer, files: Sequence[Path], feeding: Feeding) -> BareRun:
+    """Score files."""
+    times: list[tuple[float, float]] = []
+
+    def prepare(path: Path) -> PreparedImage:
+        begun = time.perf_counter()
+        data = path.read_bytes()
+        read = time.perf_counter()
+        prepared = scorer.prepare(data)
+        times.append((read - begun, time.perf_counter() - read))
+        return prepared
+
+    start = time.perf_counter()
+    window = feeding.window
+    with ThreadPoolExecutor(feeding.threads) as pool:
+        ahead = [pool.submit(prepare, path) for path in files[:window]]
+        for begin in range(window, len(files) + window, window):
+            current = ahead
+            ahead = [pool.submit(prepare, path) for path in files[begin : begin + window]]
+            predict_all(scorer, [future.result() for future in current], feeding)
+    seconds = time.perf_counter() - start
+    fetch, decode = (statistics.mean(column) * 1000 for column in zip(*times, strict=True))
+    return BareRun(len(files) / seconds, fetch, decode)
+
+
+def predict_all(scorer: Scorer, prepared: Sequence[PreparedImage], feeding: Feeding) -> None:
+    """Score images in micro-batches."""
+    for batch in micro_batches(prepared, feeding):
+        scorer.predict(batch)
+
+
+def micro_batches(prepared: Sequence[PreparedImage], feeding: Feeding) -> list[list[PreparedImage]]:
+    """Micro-batches as the library and the pipeline plan them."""
+    tokens = [image.visual_tokens for image in prepared]
+    plan = plan_micro_batches(tokens, feeding.token_budget, feeding.micro_batch)
+    return [[prepared[index] for index in batch] for batch in plan]

@@ -1,0 +1,250 @@
+"""``scorer``: images a second of the scorer, where the time goes, and how far it is from the floor."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from beam_pipeline.engine import default_fetch_threads
+from model.scorer import PreparedImage, Scorer
+from model.slots import FreeTextSlot
+from tests.benchmarks.bare_scorer import BareRun, Feeding, micro_batches, predict_all, run_bare
+from tests.benchmarks.built import Built
+from tests.benchmarks.devices import (
+    GIB,
+    alternating,
+    copy_bytes_per_s,
+    forget_peak,
+    matmul_flops_per_s,
+    medians,
+    peak_bytes,
+    rounded,
+)
+from tests.benchmarks.floor import Floor, batch_works, floor_of, program_passes
+from tests.benchmarks.generating import Rival, answers_of, image_batch
+from tests.benchmarks.pictures import Pixels, image_size, jpegs, read_photographs, size_of, write_files
+from tests.benchmarks.split import split_seconds
+
+_PHOTOGRAPHS = 32
+"""Different ones at most: the others of a run are the same again, which costs a scorer the same."""
+
+
+@dataclass(frozen=True)
+class ScorerPlan:
+    """What to measure.
+
+    Attributes:
+        shape: ``tiny``, ``toy``, ``2b`` or ``7b``.
+        device: Where.
+        dtype: Of the weights.
+        visual_tokens: One row of figures each, times the templates.
+        templates: By name; None = the adapter's default.
+        photos: Folder of photographs; None = those that wheels ship.
+        megapixels: Of the JPEG files.
+        micro_batches: Full ones in a run.
+        runs: Of everything, in turns.
+        micro_batch_images: Most images of a micro-batch.
+        token_budget: Visual tokens of one; None = what the scorer suggests for its device.
+        threads: That decode; None = as the pipeline.
+        generate_batches: Batch sizes of ``generate()`` beside it; none = without.
+        generate_images: Images of a run of it.
+    """
+
+    shape: str
+    device: torch.device
+    dtype: torch.dtype
+    visual_tokens: Sequence[int]
+    templates: Sequence[str | None] = (None,)
+    photos: Path | None = None
+    megapixels: float = 2.0
+    micro_batches: int = 4
+    runs: int = 3
+    micro_batch_images: int = 64
+    token_budget: int | None = None
+    threads: int | None = None
+    generate_batches: Sequence[int] = ()
+    generate_images: int = 32
+
+
+@dataclass(frozen=True)
+class _Speed:
+    """What the device can do, in this run."""
+
+    matmul_flops_per_s: float
+    copy_bytes_per_s: float
+
+
+def measure_scorer(plan: ScorerPlan, tell: Callable[[str], None] = print) -> dict[str, Any]:
+    """Measure every template at every number of visual tokens.
+
+    Args:
+        plan: What.
+        tell: Hears of every row as it is done: a run on a lent GPU may be cut off.
+    """
+    built = Built.of(plan.shape, plan.device, plan.dtype)
+    speed = _Speed(matmul_flops_per_s(plan.device, plan.dtype), copy_bytes_per_s(plan.device))
+    photos = read_photographs(plan.photos, _PHOTOGRAPHS)
+    # Made once, after it is known what the scorer needs by itself.
+    stock: list[Any] = []
+
+    def rival_model() -> Any:
+        if not stock:
+            stock.append(built.stock())
+        return stock[0]
+
+    rows = []
+    for template in plan.templates:
+        for tokens in plan.visual_tokens:
+            rows.append(_row(plan, built.scorer(template, tokens), tokens, photos, speed, rival_model))
+            tell(f"{plan.shape}: {rows[-1]}")
+    return {
+        "shape": plan.shape,
+        "weights": "trained" if plan.shape == "tiny" else "random: true of speed, nothing else",
+        "device": plan.device.type,
+        "dtype": str(plan.dtype).removeprefix("torch."),
+        "matmul_tflops": rounded(speed.matmul_flops_per_s / 1e12),
+        "copy_gb_per_s": rounded(speed.copy_bytes_per_s / 1e9),
+        "photographs": len(photos),
+        "rows": rows,
+    }
+
+
+def _row(
+    plan: ScorerPlan, scorer: Scorer, tokens: int, photos: Sequence[Pixels], speed: _Speed,
+    rival_model: Callable[[], Any],
+) -> dict[str, Any]:  # fmt: skip
+    feeding = _feeding(plan, scorer, tokens)
+    height, width = image_size(tokens)
+    files = jpegs(photos, *size_of(plan.megapixels, height / width))
+    count = feeding.window * plan.micro_batches
+    images = [scorer.prepare(data) for data in files]
+    prepared = [images[index % len(images)] for index in range(count)]
+    with tempfile.TemporaryDirectory() as folder:
+        paths = write_files(Path(folder), files, count)
+        found, runs = _own_times(plan, scorer, prepared, paths, feeding)
+        seconds = medians(found)
+    floor = _floor(plan, scorer, micro_batches(prepared, feeding)[0], speed)
+    row = {
+        "template": scorer.provenance.template,
+        "visual_tokens": tokens,
+        "image_tokens": rounded(statistics.mean(image.visual_tokens for image in prepared)),
+        "micro_batch": feeding.window,
+        "images": count,
+        "images_per_s": rounded(count / seconds["prepared"]),
+        "jpeg_images_per_s": rounded(statistics.median(run.images_per_s for run in runs)),
+        "jpeg_megapixels": plan.megapixels,
+        "decode_threads": feeding.threads,
+        **_parts(scorer, prepared, feeding, runs, seconds),
+        "peak_memory_gib": _peak(scorer, prepared, feeding),
+        "tflop_per_image": rounded(floor.tflop_per_image),
+        "floor_images_per_s": rounded(floor.images_per_s),
+        "fraction_of_floor": rounded(count / seconds["prepared"] / floor.images_per_s),
+        "fraction_of_matmul": rounded(
+            count / seconds["prepared"] * floor.tflop_per_image * 1e12 / speed.matmul_flops_per_s
+        ),
+    }
+    if plan.generate_batches:
+        row["generate"] = [
+            _against_generate(plan, scorer, images, feeding, size, rival_model(), row["images_per_s"])
+            for size in plan.generate_batches
+        ]
+    return row
+
+
+def _feeding(plan: ScorerPlan, scorer: Scorer, tokens: int) -> Feeding:
+    budget = plan.token_budget or scorer.token_budget
+    full = max(min(plan.micro_batch_images, budget // tokens), 1)
+    return Feeding(full, budget, plan.threads or default_fetch_threads(), window=full)
+
+
+def _own_times(
+    plan: ScorerPlan, scorer: Scorer, prepared: Sequence[PreparedImage], paths: Sequence[Path],
+    feeding: Feeding,
+) -> tuple[dict[str, list[float]], list[BareRun]]:  # fmt: skip
+    batches = micro_batches(prepared, feeding)
+    runs: list[BareRun] = []
+    calls: dict[str, Callable[[], Any]] = {
+        "prepared": partial(predict_all, scorer, prepared, feeding),
+        "split": partial(split_seconds, scorer, batches),
+        "jpeg": lambda: runs.append(run_bare(scorer, paths, feeding)),
+    }
+    scorer.predict(batches[0])
+    run_bare(scorer, paths[: feeding.window], feeding)
+    return alternating(calls, plan.runs, plan.device), runs
+
+
+def _parts(
+    scorer: Scorer, prepared: Sequence[PreparedImage], feeding: Feeding, runs: Sequence[BareRun],
+    seconds: dict[str, float],
+) -> dict[str, Any]:  # fmt: skip
+    """Milliseconds an image: of a thread until it is decoded, of the device and the host behind it after."""
+    parts = split_seconds(scorer, micro_batches(prepared, feeding))
+    host = {
+        "fetch": statistics.median(run.fetch_ms for run in runs),
+        "decode": statistics.median(run.decode_ms for run in runs),
+    }
+    ours = {part: spent * 1000 / len(prepared) for part, spent in parts.items()}
+    return {
+        "split_ms": {part: rounded(spent) for part, spent in (host | ours).items()},
+        "split_cost": rounded(seconds["split"] / seconds["prepared"] - 1),
+    }
+
+
+def _peak(scorer: Scorer, prepared: Sequence[PreparedImage], feeding: Feeding) -> float | None:
+    forget_peak(scorer.device)
+    scorer.predict(micro_batches(prepared, feeding)[0])
+    found = peak_bytes(scorer.device)
+    return None if found is None else rounded(found / GIB)
+
+
+def _floor(plan: ScorerPlan, scorer: Scorer, batch: Sequence[PreparedImage], speed: _Speed) -> Floor:
+    tokens = [image.visual_tokens for image in batch]
+    decoder = scorer.decoder
+    passes = program_passes(decoder.prompt, decoder.program, max(tokens))
+    works = batch_works(decoder.model.config, tokens, passes, plan.dtype.itemsize)
+    return floor_of(works, len(tokens), speed.matmul_flops_per_s, speed.copy_bytes_per_s)
+
+
+def _against_generate(
+    plan: ScorerPlan, scorer: Scorer, images: Sequence[PreparedImage], feeding: Feeding, size: int,
+    stock: Any, images_per_s: float,
+) -> dict[str, Any]:  # fmt: skip
+    """Beside ``generate()``: in batches of its size, and in our own micro-batches."""
+    count = -(-plan.generate_images // size) * size
+    some = [images[index % len(images)] for index in range(count)]
+    batches = [some[start : start + size] for start in range(0, count, size)]
+    answers = [answer for batch in batches for answer in answers_of(scorer.decoder, scorer.decide(batch))]
+    inputs = [image_batch(batch, plan.device) for batch in batches]
+    rival = Rival(stock, scorer, inputs, max(map(len, answers)))
+    same = replace(feeding, micro_batch=size, token_budget=max(feeding.token_budget, size * 10**6))
+    calls: dict[str, Callable[[], Any]] = {
+        "slots": partial(predict_all, scorer, some, same),
+        "plain": rival.plain,
+    }
+    figures: dict[str, Any] = {"batch": size, "images": count, "answer_tokens": rival.answer_tokens}
+    replace(rival, batches=inputs[:1]).plain()
+    masked = not _has_free_text(scorer)
+    if masked:
+        theirs = rival.masked()
+        equal = sum(one == other for one, other in zip(answers, theirs, strict=True))
+        figures["equal_answers"] = rounded(equal / count)
+        calls["masked"] = rival.masked
+    seconds = medians(alternating(calls, plan.runs, plan.device))
+    return figures | {
+        "images_per_s": rounded(count / seconds["plain"]),
+        "masked_images_per_s": rounded(count / seconds["masked"]) if masked else None,
+        "slots_images_per_s": rounded(count / seconds["slots"]),
+        "ratio_same_batch": rounded(seconds["plain"] / seconds["slots"]),
+        "ratio": rounded(images_per_s * seconds["plain"] / count),
+    }
+
+
+def _has_free_text(scorer: Scorer) -> bool:
+    return any(isinstance(step.slot, FreeTextSlot) for step in scorer.decoder.program.steps)

@@ -1,0 +1,169 @@
+"""``table``: figures files as markdown, for the README. Loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+Report = Mapping[str, Any]
+
+
+def markdown(report: Report) -> str:
+    """One report: what was measured, where, and its table."""
+    machine, versions = report["machine"], report["versions"]
+    where = machine["gpu"] or f"{machine['cpu']}, {machine['cores']} cores"
+    torch = f", torch {versions['torch']}" if "torch" in versions else ""
+    heading = f"{where}{torch}, commit {report['commit']}, {report['date']}"
+    return f"`{report['benchmark']}` on {heading}\n\n{_TABLES[report['benchmark']](report['figures'])}\n"
+
+
+def grid(titles: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A markdown table; None becomes a dash."""
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "\n".join(
+        "| " + " | ".join("–" if cell is None else str(cell) for cell in line) + " |" for line in lines
+    )
+
+
+def _scorer(figures: Report) -> str:
+    says = (
+        f"Qwen2-VL {figures['shape']} ({figures['weights']}), {figures['dtype']}; measured here: matrix "
+        f"product {figures['matmul_tflops']} TFLOP/s, copy {figures['copy_gb_per_s']} GB/s."
+    )
+    rows = figures["rows"]
+    speeds = grid(
+        ("template", "visual tokens", "images/s", "from JPEG bytes", "floor", "of the floor", "of matmul",
+         "TFLOP an image", "peak GiB"),
+        [
+            (row["template"], row["visual_tokens"], row["images_per_s"],
+             f"{row['jpeg_images_per_s']} ({row['jpeg_megapixels']} MP, {row['decode_threads']} threads)",
+             row["floor_images_per_s"], row["fraction_of_floor"], row["fraction_of_matmul"],
+             row["tflop_per_image"], row["peak_memory_gib"])
+            for row in rows
+        ],
+    )  # fmt: skip
+    parts = list(dict.fromkeys(part for row in rows for part in row["split_ms"]))
+    split = grid(
+        ("template", "visual tokens", "micro-batch", *(f"{part}, ms" for part in parts), "split costs"),
+        [
+            (row["template"], row["visual_tokens"], row["micro_batch"],
+             *(row["split_ms"].get(part) for part in parts), f"{row['split_cost']:.1%}")
+            for row in rows
+        ],
+    )  # fmt: skip
+    beside = [(row, found) for row in rows for found in row.get("generate", ())]
+    against = grid(
+        ("template", "visual tokens", "`generate()` batch", "images/s", "under our mask", "answer tokens",
+         "ours, same batch", "ratio", "ours, own micro-batch", "ratio", "equal answers"),
+        [
+            (row["template"], row["visual_tokens"], found["batch"], found["images_per_s"],
+             found["masked_images_per_s"], found["answer_tokens"], found["slots_images_per_s"],
+             found["ratio_same_batch"], row["images_per_s"], found["ratio"], found.get("equal_answers"))
+            for row, found in beside
+        ],
+    )  # fmt: skip
+    return "\n\n".join([says, speeds, split, *([against] if beside else [])])
+
+
+def _preprocessing(figures: Report) -> str:
+    return grid(
+        ("JPEG, megapixels", "KB", "visual tokens", "ours, images/s per core", "transformers", "ratio",
+         "ours to pixels only", "ratio"),
+        [
+            (row["megapixels"], row["file_kb"], row["visual_tokens"], row["patches_images_per_s"],
+             row["transformers_images_per_s"], row["ratio"], row["pixels_images_per_s"], row["ratio_pixels"])
+            for row in figures["rows"]
+        ],
+    )  # fmt: skip
+
+
+def _pipeline(figures: Report) -> str:
+    return grid(
+        ("images", "threads", "through Beam, images/s", "bare scorer", "ratio", "of each run"),
+        [
+            (figures["images"], figures["threads"], figures["pipeline_images_per_s"],
+             figures["bare_images_per_s"], figures["ratio"], ", ".join(map(str, figures["ratios"])))
+        ],
+    )  # fmt: skip
+
+
+def _training(figures: Report) -> str:
+    ours, plain, ratio = figures["ours"], figures["full_logits"], figures["ratio"]
+    names = {
+        "step_s": "seconds a step",
+        "conversations_per_s": "conversations/s",
+        "peak_memory_gib": "peak memory, GiB",
+        "working_memory_gib": "of it within a step",
+        "tflop": "TFLOP a step",
+        "fraction_of_matmul": "fraction of matrix product",
+    }
+    says = (
+        f"{figures['shape']}, {figures['visual_tokens']} visual tokens, batch {figures['batch_size']}; bf16 "
+        f"matrix product {figures['matmul_tflops']} TFLOP/s; {figures['note']}"
+    )
+    rows = [(title, ours[key], plain[key], ratio.get(key)) for key, title in names.items()]
+    return f"{says}\n\n" + grid(("", "answer logits", "full logits", "ratio"), rows)
+
+
+def _scale(figures: Report) -> str:
+    rows = grid(
+        ("images", "seconds", "seconds per 1,000 images", "peak MiB", "files"),
+        [
+            (row["images"], row["seconds"], row["seconds_per_1000"], row["peak_mib"], row["files"])
+            for row in figures["rows"]
+        ],
+    )
+    says = (
+        f"A job over one image takes {figures['fixed_s']} s, taken off the seconds per 1,000; chunks of "
+        f"{figures['chunk_size']}, files of {figures['file_bytes']} bytes."
+    )
+    profile = figures["profile"]
+    if profile is None:
+        return f"{says}\n\n{rows}"
+    top = grid(
+        ("function", "calls", "own seconds", "with callees"),
+        [
+            (f"`{one['function']}`", one["calls"], one["own_s"], one["with_callees_s"])
+            for one in profile["top"]
+        ],
+    )
+    spent = f"{profile['images']} images under a profiler, {profile['processor_s']} s of processor time:"
+    return "\n\n".join([says, rows, spent, top])
+
+
+def _spread(figures: Report) -> str:
+    return grid(
+        ("model", "device", "number format", "visual tokens", "photographs", "predictions of each",
+         "largest |Δscore|", "median of the largest", "decided otherwise"),
+        [
+            (figures["shape"], figures["device"], figures["dtype"], figures["visual_tokens"],
+             figures["photographs"], figures["predictions_each"], figures["largest_delta"],
+             figures["median_largest_delta"], figures["decided_otherwise"])
+        ],
+    )  # fmt: skip
+
+
+def _startup(figures: Report) -> str:
+    commands = grid(
+        ("command", "seconds", "exit code", "heavy imports"),
+        [
+            (f"`{one['command']}`", one["seconds"], one["exit_code"], ", ".join(one["imported"]) or "none")
+            for one in figures["commands"]
+        ],
+    )
+    job = (
+        f"First rows of a batch job over {figures['images']} photographs: {figures['first_rows_s']} s after "
+        f"its start; the whole job: {figures['job_s']} s."
+    )
+    return f"{commands}\n\n{job}"
+
+
+_TABLES: dict[str, Callable[[Report], str]] = {
+    "scorer": _scorer,
+    "preprocessing": _preprocessing,
+    "pipeline": _pipeline,
+    "training": _training,
+    "scale": _scale,
+    "spread": _spread,
+    "startup": _startup,
+}

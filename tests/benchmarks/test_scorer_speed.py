@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+
+from tests.benchmarks.__main__ import main
+from tests.benchmarks.built import Built
+from tests.benchmarks.scorer_speed import ScorerPlan, measure_scorer
+from tests.benchmarks.split import PARTS
+
+CPU = torch.device("cpu")
+
+
+def _figures(**changes: Any) -> dict[str, Any]:
+    plan = {
+        "shape": "toy", "device": CPU, "dtype": torch.float32, "visual_tokens": (9,), "megapixels": 0.03,
+        "micro_batches": 2, "runs": 1, "micro_batch_images": 2, "threads": 2,
+        "generate_batches": (2,), "generate_images": 2,
+    }  # fmt: skip
+    told: list[str] = []
+    figures = measure_scorer(ScorerPlan(**{**plan, **changes}), told.append)
+    assert len(told) == len(figures["rows"])
+    return figures
+
+
+def test_rows_hold_together() -> None:
+    figures = _figures()
+    assert (figures["shape"], figures["device"], figures["dtype"]) == ("toy", "cpu", "float32")
+    for row in figures["rows"]:
+        assert row["image_tokens"] == row["visual_tokens"]
+        assert row["template"] == "score_form"
+        assert (row["images"], row["micro_batch"]) == (4, 2)
+        assert tuple(row["split_ms"]) == ("fetch", "decode", *PARTS)
+        assert row["fraction_of_floor"] == pytest.approx(
+            row["images_per_s"] / row["floor_images_per_s"], 1e-2
+        )
+        (beside,) = row["generate"]
+        assert beside["equal_answers"] == 1
+        assert beside["ratio"] == pytest.approx(row["images_per_s"] / beside["images_per_s"], 1e-2)
+        assert beside["ratio_same_batch"] == pytest.approx(
+            beside["slots_images_per_s"] / beside["images_per_s"], 1e-2
+        )
+
+
+def test_free_text_has_its_own_row_and_no_mask_to_compare_with() -> None:
+    (row,) = _figures(templates=("score_form_subject",), visual_tokens=(4,))["rows"]
+    (beside,) = row["generate"]
+    assert row["template"] == "score_form_subject"
+    assert beside["masked_images_per_s"] is None
+    assert "equal_answers" not in beside
+    assert beside["answer_tokens"] > 60
+
+
+def test_transformers_model_has_the_very_weights() -> None:
+    built = Built.of("toy", CPU, torch.float32)
+    ours = dict(built.host.model.named_parameters())
+    theirs = dict(built.stock().named_parameters())
+    assert ours.keys() == theirs.keys()
+    assert all(theirs[name].data_ptr() == tensor.data_ptr() for name, tensor in ours.items())
+
+
+def test_the_command_prints_what_it_writes(tmp_path, capsys) -> None:
+    file = tmp_path / "figures.json"
+    options = ["--visual-tokens", "4", "--micro-batches", "1", "--runs", "1", "--micro-batch-images", "2"]
+    assert main(["scorer", *options, "--megapixels", "0.03", "--threads", "1", "--json", str(file)]) == 0
+    report = json.loads(file.read_text())
+    assert report["benchmark"] == "scorer"
+    assert report["figures"]["weights"] == "trained"
+    assert report["settings"]["micro_batch_images"] == 2
+    shown = capsys.readouterr().out
+    assert main(["table", str(file)]) == 0
+    assert capsys.readouterr().out == shown
+    assert f"| {report['figures']['rows'][0]['images_per_s']} |" in shown
