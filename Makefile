@@ -40,8 +40,10 @@ format: $(VENV)/.ready  ## format and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-benchmark: $(VENV)/.ready  ## speed, as ratios of things measured in one run
-	$(BIN)/python -m tests.benchmarks
+benchmark: $(VENV)/.ready  ## speed on this machine's CPU, as ratios of things measured in one run
+	$(BIN)/python -m tests.benchmarks scorer --visual-tokens 144 --against-generate
+	$(BIN)/python -m tests.benchmarks preprocessing
+	$(BIN)/python -m tests.benchmarks pipeline --images 512
 
 clean:  ## remove what make made
 	rm -rf $(VENV) $(PHOTOS) $(OUTPUT) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -50,7 +50,11 @@ def test_of_many_images_the_stated_share_is_taken(share: float) -> None:
     assert taken == pytest.approx(40_000 * share, rel=0.1)
 
 
-@given(uri=st.text(), smaller=st.floats(0, 1), larger=st.floats(0, 1))
+# Without subnormal ones: a scorer that ran before in this process flushes them to zero.
+SHARES = st.floats(0, 1, allow_subnormal=False)
+
+
+@given(uri=st.text(), smaller=SHARES, larger=SHARES)
 def test_a_larger_share_holds_the_smaller_one_and_the_whole_holds_all(
     uri: str, smaller: float, larger: float
 ) -> None:

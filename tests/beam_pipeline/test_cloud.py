@@ -197,6 +197,14 @@ def test_repeated_and_unordered_notifications_give_one_row_a_generation_and_junk
     assert "repeated notifications" in capsys.readouterr().err
 
 
+def test_a_subscription_that_is_not_there_is_said_before_anything_starts(
+    cloud: Cloud, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = cloud.subscription + "-missing"
+    assert main([*stream(cloud), "--subscription", missing], FakeScorerFactory()) == 2
+    assert f"--subscription {missing}: " in capsys.readouterr().err
+
+
 _JOB = """
 import sys
 from beam_pipeline import subscription_feed

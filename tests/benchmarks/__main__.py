@@ -40,7 +40,7 @@ def _report(options: argparse.Namespace, figures: Mapping[str, Any]) -> int:
     from tests.benchmarks.machine import envelope
     from tests.benchmarks.tables import markdown
 
-    left_out = ("command", "measure", "json", "photos")  # where files lie is nobody's business
+    left_out = ("command", "measure", "json", "photos", "adapter")  # where files lie is nobody's business
     settings = {name: value for name, value in vars(options).items() if name not in left_out}
     report = envelope(options.command, figures, settings)
     if options.json:
@@ -220,6 +220,7 @@ def _training(options: argparse.Namespace) -> Mapping[str, Any]:
 def _add_scale(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=int, nargs="+", default=[1000, 10_000, 100_000], metavar="N")
     parser.add_argument("--chunk-size", type=int, default=256, help="(default: %(default)s)")
+    parser.add_argument("--runs", type=int, default=3, help="(default: %(default)s)")
     parser.add_argument(
         "--profile", type=int, metavar="N", help="one more job over N images, under a profiler"
     )
@@ -228,7 +229,7 @@ def _add_scale(parser: argparse.ArgumentParser) -> None:
 def _scale(options: argparse.Namespace) -> Mapping[str, Any]:
     from tests.benchmarks.scale import measure_scale
 
-    return measure_scale(options.images, options.chunk_size, options.profile)
+    return measure_scale(options.images, options.chunk_size, options.runs, options.profile)
 
 
 def _add_spread(parser: argparse.ArgumentParser) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from model.batching import plan_micro_batches
 from model.scorer import PreparedImage, Scorer
+from schemas.errors import ConfigurationError
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,13 @@ class BareRun:
     """What a run over files came to.
 
     Attributes:
-        images_per_s: From the first byte read to the last prediction.
+        images_per_s: From the first micro-batch's predictions, whose images do not count, to the last; None
+            of a single micro-batch.
         fetch_ms: Mean time that a thread took to read an image.
         decode_ms: Mean time that a thread took to check and decode it; threads may wait for a core.
     """
 
-    images_per_s: float
+    images_per_s: float | None
     fetch_ms: float
     decode_ms: float
 
@@ -48,6 +50,7 @@ class BareRun:
 def run_bare(scorer: Scorer, files: Sequence[Path], feeding: Feeding) -> BareRun:
     """Score files."""
     times: list[tuple[float, float]] = []
+    done: list[float] = []
 
     def prepare(path: Path) -> PreparedImage:
         begun = time.perf_counter()
@@ -57,17 +60,38 @@ def run_bare(scorer: Scorer, files: Sequence[Path], feeding: Feeding) -> BareRun
         times.append((read - begun, time.perf_counter() - read))
         return prepared
 
-    start = time.perf_counter()
     window = feeding.window
     with ThreadPoolExecutor(feeding.threads) as pool:
         ahead = [pool.submit(prepare, path) for path in files[:window]]
         for begin in range(window, len(files) + window, window):
             current = ahead
             ahead = [pool.submit(prepare, path) for path in files[begin : begin + window]]
-            predict_all(scorer, [future.result() for future in current], feeding)
-    seconds = time.perf_counter() - start
+            for batch in micro_batches([future.result() for future in current], feeding):
+                scorer.predict(batch)
+                done += [time.perf_counter()] * len(batch)
     fetch, decode = (statistics.mean(column) * 1000 for column in zip(*times, strict=True))
-    return BareRun(len(files) / seconds, fetch, decode)
+    return BareRun(between_outcomes(done), fetch, decode)
+
+
+def known(images_per_s: float | None) -> float:
+    """A speed that there must be.
+
+    Raises:
+        ConfigurationError: There is none: one micro-batch held all images.
+    """
+    if images_per_s is None:
+        raise ConfigurationError("one micro-batch holds all images: take more")
+    return images_per_s
+
+
+def between_outcomes(moments: Sequence[float]) -> float | None:
+    """Images a second from the first moment, whose own images came before it, to the last.
+
+    Args:
+        moments: When every image had its outcome, seconds; those of a micro-batch are equal.
+    """
+    first, last = min(moments), max(moments)
+    return sum(moment > first for moment in moments) / (last - first) if last > first else None
 
 
 def predict_all(scorer: Scorer, prepared: Sequence[PreparedImage], feeding: Feeding) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from model.decisions import Decisions, decided_values, written_ids
 from model.decoding import SlotDecoder
-from model.patches import grid_thw, normalised_patches
+from model.patches import grid_thw, patch_rows
 from model.ragged import ImageBatch
 from model.scorer import PreparedImage, Scorer
 from model.tokens import IM_END, IMAGE_PAD, TextEncoder
@@ -62,7 +62,7 @@ class Rival:
 def image_batch(images: Sequence[PreparedImage], device: torch.device) -> ImageBatch:
     """A micro-batch as the decoder takes it."""
     return ImageBatch(
-        torch.cat([normalised_patches(torch.from_numpy(image.pixels).to(device)) for image in images]),
+        torch.cat([patch_rows(torch.from_numpy(image.pixels).to(device)) for image in images]),
         tuple(grid_thw(*image.pixels.shape[:2])[1:] for image in images),
         tuple(image.context.ids for image in images),
     )
@@ -89,7 +89,7 @@ def _prompts(encoder: TextEncoder, decoder: SlotDecoder, images: ImageBatch) -> 
     return {
         "input_ids": ids,
         "attention_mask": mask,
-        "pixel_values": images.patches,
+        "pixel_values": images.pixel_values(),
         "image_grid_thw": torch.tensor([[1, h, w] for h, w in images.grids], device=device),
         "mm_token_type_ids": (ids == pad).int(),
     }

@@ -7,6 +7,7 @@ and only hashes the bytes, over small files that are hard links of one another.
 from __future__ import annotations
 
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -22,44 +23,52 @@ _MIB = 2**20
 
 
 def measure_scale(
-    sizes: Sequence[int], chunk_size: int, profiled: int | None, further: Sequence[str] = ()
+    sizes: Sequence[int], chunk_size: int, runs: int, profiled: int | None = None
 ) -> dict[str, Any]:
-    """Run jobs of growing size.
+    """Run jobs of growing size, in turns.
 
     Args:
         sizes: Images of each.
         chunk_size: Images of a chunk.
+        runs: Of each size; medians are given, and for memory the most.
         profiled: Images of one more job, under a profiler that counts processor time; None = no such job.
-        further: Options of the pipeline for all jobs.
     """
     pictures = jpegs(read_photographs(None, 6), SIDE_PX, SIDE_PX)
-    options = ["--chunk-size", str(chunk_size), *further]
+    options = ["--chunk-size", str(chunk_size)]
     with tempfile.TemporaryDirectory() as folder:
-        fixed = run_job(Path(folder, "one"), pictures, 1, options)["seconds"]
-        rows = []
-        for size in sizes:
-            told = run_job(Path(folder, str(size)), pictures, size, options)
-            rows.append(
-                {
-                    "images": size,
-                    "seconds": round(told["seconds"], 2),
-                    "seconds_per_1000": round((told["seconds"] - fixed) / size * 1000, 3),
-                    "peak_mib": round(told["peak_bytes"] / _MIB),
-                    "files": told["files"],
-                }
-            )
+        told: dict[int, list[dict[str, Any]]] = {size: [] for size in (1, *sizes)}
+        for run in range(runs):
+            for size, found in told.items():
+                found.append(run_job(Path(folder, f"{size}-{run}"), pictures, size, options))
         profile = None
         if profiled is not None:
-            told = run_job(Path(folder, "profiled"), pictures, profiled, options, "--profile")
-            profile = {"images": profiled, "processor_s": told["processor_s"], "top": told["top"]}
+            one = run_job(Path(folder, "profiled"), pictures, profiled, options, "--profile")
+            profile = {"images": profiled, "profiled_s": one["profiled_s"], "top": one["top"]}
+    fixed, fixed_processor = (_median(told[1], name) for name in ("seconds", "processor_s"))
     return {
         "chunk_size": chunk_size,
-        "options": list(further),
         "file_bytes": round(sum(map(len, pictures)) / len(pictures)),
         "fixed_s": round(fixed, 2),
-        "rows": rows,
+        "fixed_processor_s": round(fixed_processor, 2),
+        "rows": [_row(size, told[size], fixed, fixed_processor) for size in sizes],
         "profile": profile,
     }
+
+
+def _row(size: int, told: Sequence[dict[str, Any]], fixed: float, fixed_processor: float) -> dict[str, Any]:
+    seconds, processor = _median(told, "seconds"), _median(told, "processor_s")
+    return {
+        "images": size,
+        "seconds": round(seconds, 2),
+        "seconds_per_1000": round((seconds - fixed) / size * 1000, 3),
+        "processor_s_per_1000": round((processor - fixed_processor) / size * 1000, 3),
+        "peak_mib": round(max(one["peak_bytes"] for one in told) / _MIB),
+        "files": told[0]["files"],
+    }
+
+
+def _median(told: Sequence[dict[str, Any]], name: str) -> float:
+    return statistics.median(float(one[name]) for one in told)
 
 
 def run_job(

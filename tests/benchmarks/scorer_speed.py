@@ -15,7 +15,8 @@ import torch
 from beam_pipeline.engine import default_fetch_threads
 from model.scorer import PreparedImage, Scorer
 from model.slots import FreeTextSlot
-from tests.benchmarks.bare_scorer import BareRun, Feeding, micro_batches, predict_all, run_bare
+from schemas.errors import ConfigurationError
+from tests.benchmarks.bare_scorer import BareRun, Feeding, known, micro_batches, predict_all, run_bare
 from tests.benchmarks.built import Built
 from tests.benchmarks.devices import (
     GIB,
@@ -86,8 +87,13 @@ def measure_scorer(plan: ScorerPlan, tell: Callable[[str], None] = print) -> dic
 
     Args:
         plan: What.
-        tell: Hears of every row as it is done: a run on a lent GPU may be cut off.
+        tell: Hears of every row as it is done: a long run may be cut off.
+
+    Raises:
+        ConfigurationError: A run of fewer than two micro-batches, or there are no photographs.
     """
+    if plan.micro_batches < 2:
+        raise ConfigurationError("--micro-batches: at least 2, as one is decoded while another is scored")
     built = Built.of(plan.shape, plan.device, plan.dtype)
     speed = _Speed(matmul_flops_per_s(plan.device, plan.dtype), copy_bytes_per_s(plan.device))
     photos = read_photographs(plan.photos, _PHOTOGRAPHS)
@@ -128,27 +134,26 @@ def _row(
     prepared = [images[index % len(images)] for index in range(count)]
     with tempfile.TemporaryDirectory() as folder:
         paths = write_files(Path(folder), files, count)
-        found, runs = _own_times(plan, scorer, prepared, paths, feeding)
-        seconds = medians(found)
+        own = _own_times(plan, scorer, prepared, paths, feeding)
+    images_per_s = count / own.seconds["prepared"]
     floor = _floor(plan, scorer, micro_batches(prepared, feeding)[0], speed)
-    row = {
+    row: dict[str, Any] = {
         "template": scorer.provenance.template,
         "visual_tokens": tokens,
         "image_tokens": rounded(statistics.mean(image.visual_tokens for image in prepared)),
         "micro_batch": feeding.window,
         "images": count,
-        "images_per_s": rounded(count / seconds["prepared"]),
-        "jpeg_images_per_s": rounded(statistics.median(run.images_per_s for run in runs)),
+        "images_per_s": rounded(images_per_s),
+        "jpeg_images_per_s": rounded(statistics.median(known(run.images_per_s) for run in own.bare)),
         "jpeg_megapixels": plan.megapixels,
         "decode_threads": feeding.threads,
-        **_parts(scorer, prepared, feeding, runs, seconds),
+        "split_ms": _split_ms(own, count),
+        "split_cost": rounded(own.seconds["split"] / own.seconds["prepared"] - 1),
         "peak_memory_gib": _peak(scorer, prepared, feeding),
         "tflop_per_image": rounded(floor.tflop_per_image),
         "floor_images_per_s": rounded(floor.images_per_s),
-        "fraction_of_floor": rounded(count / seconds["prepared"] / floor.images_per_s),
-        "fraction_of_matmul": rounded(
-            count / seconds["prepared"] * floor.tflop_per_image * 1e12 / speed.matmul_flops_per_s
-        ),
+        "fraction_of_floor": rounded(images_per_s / floor.images_per_s),
+        "fraction_of_matmul": rounded(images_per_s * floor.tflop_per_image * 1e12 / speed.matmul_flops_per_s),
     }
     if plan.generate_batches:
         row["generate"] = [
@@ -164,37 +169,40 @@ def _feeding(plan: ScorerPlan, scorer: Scorer, tokens: int) -> Feeding:
     return Feeding(full, budget, plan.threads or default_fetch_threads(), window=full)
 
 
+@dataclass(frozen=True)
+class _OwnTimes:
+    """Median ``seconds`` of the runs by name, and what the runs themselves told."""
+
+    seconds: dict[str, float]
+    bare: Sequence[BareRun]
+    parts: Sequence[dict[str, float]]
+
+
 def _own_times(
     plan: ScorerPlan, scorer: Scorer, prepared: Sequence[PreparedImage], paths: Sequence[Path],
     feeding: Feeding,
-) -> tuple[dict[str, list[float]], list[BareRun]]:  # fmt: skip
+) -> _OwnTimes:  # fmt: skip
     batches = micro_batches(prepared, feeding)
-    runs: list[BareRun] = []
+    bare: list[BareRun] = []
+    parts: list[dict[str, float]] = []
     calls: dict[str, Callable[[], Any]] = {
         "prepared": partial(predict_all, scorer, prepared, feeding),
-        "split": partial(split_seconds, scorer, batches),
-        "jpeg": lambda: runs.append(run_bare(scorer, paths, feeding)),
+        "split": lambda: parts.append(split_seconds(scorer, batches)),
+        "jpeg": lambda: bare.append(run_bare(scorer, paths, feeding)),
     }
     scorer.predict(batches[0])
     run_bare(scorer, paths[: feeding.window], feeding)
-    return alternating(calls, plan.runs, plan.device), runs
+    return _OwnTimes(medians(alternating(calls, plan.runs, plan.device)), bare, parts)
 
 
-def _parts(
-    scorer: Scorer, prepared: Sequence[PreparedImage], feeding: Feeding, runs: Sequence[BareRun],
-    seconds: dict[str, float],
-) -> dict[str, Any]:  # fmt: skip
-    """Milliseconds an image: of a thread until it is decoded, of the device and the host behind it after."""
-    parts = split_seconds(scorer, micro_batches(prepared, feeding))
+def _split_ms(own: _OwnTimes, count: int) -> dict[str, float]:
+    """Milliseconds an image: of a thread until it is decoded, then of the device with the host behind it."""
     host = {
-        "fetch": statistics.median(run.fetch_ms for run in runs),
-        "decode": statistics.median(run.decode_ms for run in runs),
+        "fetch": statistics.median(run.fetch_ms for run in own.bare),
+        "decode": statistics.median(run.decode_ms for run in own.bare),
     }
-    ours = {part: spent * 1000 / len(prepared) for part, spent in parts.items()}
-    return {
-        "split_ms": {part: rounded(spent) for part, spent in (host | ours).items()},
-        "split_cost": rounded(seconds["split"] / seconds["prepared"] - 1),
-    }
+    ours = {part: statistics.median(run[part] for run in own.parts) * 1000 / count for part in own.parts[0]}
+    return {part: rounded(spent) for part, spent in (host | ours).items()}
 
 
 def _peak(scorer: Scorer, prepared: Sequence[PreparedImage], feeding: Feeding) -> float | None:

@@ -11,7 +11,7 @@ Report = Mapping[str, Any]
 def markdown(report: Report) -> str:
     """One report: what was measured, where, and its table."""
     machine, versions = report["machine"], report["versions"]
-    where = machine["gpu"] or f"{machine['cpu']}, {machine['cores']} cores"
+    where = ", ".join(filter(None, (machine["gpu"], machine["cpu"], f"{machine['cores']} cores")))
     torch = f", torch {versions['torch']}" if "torch" in versions else ""
     heading = f"{where}{torch}, commit {report['commit']}, {report['date']}"
     return f"`{report['benchmark']}` on {heading}\n\n{_TABLES[report['benchmark']](report['figures'])}\n"
@@ -107,15 +107,23 @@ def _training(figures: Report) -> str:
 
 def _scale(figures: Report) -> str:
     rows = grid(
-        ("images", "seconds", "seconds per 1,000 images", "peak MiB", "files"),
+        ("images", "seconds", "seconds per 1,000 images", "of processor time", "peak MiB", "files"),
         [
-            (row["images"], row["seconds"], row["seconds_per_1000"], row["peak_mib"], row["files"])
+            (
+                row["images"],
+                row["seconds"],
+                row["seconds_per_1000"],
+                row["processor_s_per_1000"],
+                row["peak_mib"],
+                row["files"],
+            )
             for row in figures["rows"]
         ],
     )
     says = (
-        f"A job over one image takes {figures['fixed_s']} s, taken off the seconds per 1,000; chunks of "
-        f"{figures['chunk_size']}, files of {figures['file_bytes']} bytes."
+        f"A job over one image takes {figures['fixed_s']} s ({figures['fixed_processor_s']} s of processor "
+        f"time), taken off the seconds per 1,000; chunks of {figures['chunk_size']}, files of "
+        f"{figures['file_bytes']} bytes."
     )
     profile = figures["profile"]
     if profile is None:
@@ -127,7 +135,7 @@ def _scale(figures: Report) -> str:
             for one in profile["top"]
         ],
     )
-    spent = f"{profile['images']} images under a profiler, {profile['processor_s']} s of processor time:"
+    spent = f"{profile['images']} images under a profiler, {profile['profiled_s']} s of processor time:"
     return "\n\n".join([says, rows, spent, top])
 
 

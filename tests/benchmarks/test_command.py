@@ -58,14 +58,22 @@ def test_this_process_has_a_size() -> None:
 
 def test_a_table_is_headed_by_where_and_when() -> None:
     job = {"images": 5, "seconds": 1, "seconds_per_1000": 2, "peak_mib": 3, "files": 4}
-    figures = {"fixed_s": 1, "chunk_size": 2, "file_bytes": 3, "rows": [job], "profile": None}
+    job["processor_s_per_1000"] = 6
+    figures = {
+        "fixed_s": 1,
+        "fixed_processor_s": 1,
+        "chunk_size": 2,
+        "file_bytes": 3,
+        "rows": [job],
+        "profile": None,
+    }
     report = envelope("scale", figures, {}) | {
         "machine": {"cpu": "a CPU", "cores": 2, "gpu": None}, "commit": "abc+dirty", "date": "2026-03-01",
     }  # fmt: skip
     shown = markdown(report)
     assert shown.startswith("`scale` on a CPU, 2 cores, torch ")
     assert "commit abc+dirty, 2026-03-01" in shown.splitlines()[0]
-    assert "| 5 | 1 | 2 | 3 | 4 |" in shown
+    assert "| 5 | 1 | 2 | 6 | 3 | 4 |" in shown
 
 
 def test_what_is_not_there_is_a_dash() -> None:

@@ -54,6 +54,13 @@ def test_free_text_has_its_own_row_and_no_mask_to_compare_with() -> None:
     assert beside["answer_tokens"] > 60
 
 
+def test_a_run_of_one_micro_batch_is_refused(capsys) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["scorer", "--micro-batches", "1"])
+    assert caught.value.code == 2
+    assert "--micro-batches: at least 2" in capsys.readouterr().err
+
+
 def test_transformers_model_has_the_very_weights() -> None:
     built = Built.of("toy", CPU, torch.float32)
     ours = dict(built.host.model.named_parameters())
@@ -64,7 +71,7 @@ def test_transformers_model_has_the_very_weights() -> None:
 
 def test_the_command_prints_what_it_writes(tmp_path, capsys) -> None:
     file = tmp_path / "figures.json"
-    options = ["--visual-tokens", "4", "--micro-batches", "1", "--runs", "1", "--micro-batch-images", "2"]
+    options = ["--visual-tokens", "4", "--micro-batches", "2", "--runs", "1", "--micro-batch-images", "2"]
     assert main(["scorer", *options, "--megapixels", "0.03", "--threads", "1", "--json", str(file)]) == 0
     report = json.loads(file.read_text())
     assert report["benchmark"] == "scorer"

@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 import statistics
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from beam_pipeline.__main__ import main as run_pipeline
 from beam_pipeline.engine import default_fetch_threads
 from beam_pipeline.options import ScoringOptions
 from model.scorer import Scorer
-from tests.benchmarks.bare_scorer import Feeding, run_bare
+from tests.benchmarks.bare_scorer import Feeding, between_outcomes, known, run_bare
 from tests.benchmarks.devices import rounded
 from tests.benchmarks.pictures import jpegs, photograph_files, read_photographs, write_files
 
@@ -43,11 +43,11 @@ def measure_pipeline(photos: Path | None, adapter: str | None, count: int, runs:
         links.mkdir()
         files = _files(photos, links, count)
         run_bare(scorer, files[:_WARM_UP], feeding)
-        bare = [run_bare(scorer, files, feeding).images_per_s]
+        bare = [_bare(scorer, files, feeding)]
         beam = []
         for run in range(runs):
             beam.append(_through_beam(links, Path(folder, f"out{run}"), adapter))
-            bare.append(run_bare(scorer, files, feeding).images_per_s)
+            bare.append(_bare(scorer, files, feeding))
     ratios = [speed / statistics.mean(bare[run : run + 2]) for run, speed in enumerate(beam)]
     return {
         "adapter": scorer.provenance.adapter,
@@ -78,5 +78,8 @@ def _through_beam(links: Path, output: Path, adapter: str | None) -> float:
     if code:
         raise RuntimeError(f"the pipeline ended with exit code {code}")
     times = pq.read_table(output / "scores", columns=["scored_at"])["scored_at"]
-    span = pc.min_max(times).as_py()
-    return float(len(times) / (span["max"] - span["min"]).total_seconds())
+    return known(between_outcomes([moment.timestamp() for moment in times.to_pylist()]))
+
+
+def _bare(scorer: Scorer, files: Sequence[Path], feeding: Feeding) -> float:
+    return known(run_bare(scorer, files, feeding).images_per_s)
