@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from beam_pipeline.options import Parser, ScoringOptions, parse
+from beam_pipeline.options import Parser, ScoringOptions, misspelt, parse
 from schemas.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def _asked(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) ->
 
 def _score(arguments: Sequence[str], factory: ScorerFactory | None) -> int:
     options, others = parse(arguments)
-    _check(options, ours=factory is None)
+    _check(options, others, ours=factory is None)
 
     from beam_pipeline.job import Job, model_factory
     from beam_pipeline.runners import beam_options, right_fitting_problems, runner_problems
@@ -80,11 +80,11 @@ def _score(arguments: Sequence[str], factory: ScorerFactory | None) -> int:
     return 1 if summary.failed and not (summary.scored or summary.skipped) else 0
 
 
-def _check(options: ScoringOptions, *, ours: bool) -> None:
+def _check(options: ScoringOptions, others: Sequence[str], *, ours: bool) -> None:
     from beam_pipeline.adapters import adapter_problems
     from beam_pipeline.validation import problems_of
 
-    problems = problems_of(options)
+    problems = [*misspelt(others), *problems_of(options)]
     if ours:
         problems += adapter_problems(
             options.adapter,

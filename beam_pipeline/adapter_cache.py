@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
 from pathlib import Path
 
 from beam_pipeline.storage import is_remote, join, local_path, open_binary
@@ -14,6 +15,8 @@ from schemas.errors import ConfigurationError, ManifestMismatchError
 from schemas.manifest import MANIFEST_NAME
 
 _BLOCK_BYTES = 1 << 20
+_KEPT = 4
+_KEPT_S = 24 * 3600
 
 
 def local_folder(directory: str) -> Path:
@@ -38,6 +41,9 @@ def local_folder(directory: str) -> Path:
     except FileNotFoundError as error:
         raise ConfigurationError(f"{directory}: there is no {MANIFEST_NAME}, so it is no adapter") from error
     folder = _cache() / hashlib.sha256(manifest).hexdigest()
+    if folder.is_dir() and not _is_whole(folder):
+        # What cleans temporary files takes old ones away one by one.
+        shutil.rmtree(folder, ignore_errors=True)
     if not folder.is_dir():
         _fetch(directory, manifest, folder)
     return folder
@@ -47,6 +53,14 @@ def _cache() -> Path:
     cache = Path(tempfile.gettempdir()) / f"realqa-adapters-{os.getuid()}"
     cache.mkdir(mode=0o700, exist_ok=True)
     return cache
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        manifest, _ = read_manifest(folder)
+    except ConfigurationError:
+        return False
+    return all((folder / name).is_file() for name in manifest.files)
 
 
 def _fetch(directory: str, manifest_bytes: bytes, folder: Path) -> None:
@@ -66,8 +80,18 @@ def _fetch(directory: str, manifest_bytes: bytes, folder: Path) -> None:
             if not folder.is_dir():
                 raise
             # Another process was faster, with the same files.
+        _forget_old_ones(folder.parent)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _forget_old_ones(cache: Path) -> None:
+    """A stream that follows a pointer for months meets many adapters; the last ones are kept."""
+    by_age = sorted(cache.iterdir(), key=lambda entry: entry.stat().st_mtime, reverse=True)
+    for entry in by_age[_KEPT:]:
+        # Not one that another process may be reading.
+        if time.time() - entry.stat().st_mtime > _KEPT_S:
+            shutil.rmtree(entry, ignore_errors=True)
 
 
 def _copy(uri: str, path: Path) -> None:

@@ -14,10 +14,18 @@ from itertools import pairwise
 
 from schemas.records import Chunk, ImageRef
 
+_FEWEST_CHUNKS = 8
+_SMALL_CHUNK = 64
+
 
 def shard_count(total: int, chunk_size: int) -> int:
-    """Number of shards for ``total`` refs: the next power of two with at most ``chunk_size`` refs each."""
-    wanted = -(-total // chunk_size)
+    """Number of shards for ``total`` refs: the next power of two with at most ``chunk_size`` refs each.
+
+    A small job has smaller chunks, down to 64 refs, so that its first rows come soon: they are written when
+    the first chunk is done.
+    """
+    small = max(_SMALL_CHUNK, total // _FEWEST_CHUNKS)
+    wanted = -(-total // min(chunk_size, small))
     return 1 << max(wanted - 1, 0).bit_length()
 
 

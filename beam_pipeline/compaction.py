@@ -321,12 +321,12 @@ def _read_set(folder: str, made: FileSet) -> tuple[dict[str, str], int]:
 
     Raises:
         OSError: A file of it is gone: another run has merged it further.
-        ValueError: It does not have the rows that were put into it.
+        ConfigurationError: A file is damaged, or does not have the rows that were put into it.
     """
     footers = [_footer(join(folder, name)) for name in made.names]
     rows, put = sum(footer.rows for footer in footers), footers[-1].told["rows"]
     if rows != put:
-        raise ValueError(f"{folder}: {made.names[0]} and its parts have {rows:,} rows, not {put:,}")
+        raise ConfigurationError(f"{folder}: {made.names[0]} and its parts have {rows:,} rows, not {put:,}")
     return footers[0].told["sources"], rows
 
 
@@ -337,9 +337,12 @@ class _Footer:
 
 
 def _footer(uri: str) -> _Footer:
-    with open_binary(uri) as file:
-        metadata = pq.read_metadata(file)
-    return _Footer(metadata.num_rows, json.loads(metadata.metadata[METADATA_KEY]))
+    try:
+        with open_binary(uri) as file:
+            metadata = pq.read_metadata(file)
+        return _Footer(metadata.num_rows, json.loads(metadata.metadata[METADATA_KEY]))
+    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        raise ConfigurationError(f"{uri}: is damaged, or not a compacted file ({error})") from error
 
 
 def _fetched(folder: str, names: Sequence[str]) -> Iterator[_Source]:

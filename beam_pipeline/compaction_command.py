@@ -88,8 +88,8 @@ def _problems(dates: Sequence[str], before: str | None, settings: CompactionSett
     problems = [f"{flag} {text}: must be YYYY-MM-DD" for flag, text in flagged if not _is_day(text)]
     if settings.target_rows < 1:
         problems.append(f"--target-rows {settings.target_rows}: must be at least 1")
-    if not settings.delete_after_s >= 0:
-        problems.append(f"--delete-after-s {settings.delete_after_s}: must be at least 0")
+    if not 0 <= settings.delete_after_s < float("inf"):
+        problems.append(f"--delete-after-s {settings.delete_after_s:g}: must be a number, at least 0")
     return problems
 
 

@@ -19,7 +19,7 @@ from time import monotonic
 from beam_pipeline.failures import FailureContext, failure_of, listing_failure
 from beam_pipeline.gates import ByteGate
 from beam_pipeline.heap import return_large_blocks
-from beam_pipeline.lanes import Lane, Waiting
+from beam_pipeline.lanes import Lane, Running, Waiting, device_thread
 from beam_pipeline.observers import Observer
 from beam_pipeline.prefetch import Arrival, Preparer, alone, windows_ahead
 from beam_pipeline.scorers import AdapterFollower, Challenger, PreparedImage, Scorer, ScorerFactory
@@ -27,7 +27,16 @@ from beam_pipeline.sidecars import sidecar_context
 from beam_pipeline.storage import read_image
 from beam_pipeline.switching import ServingLane
 from schemas.errors import ConfigurationError
-from schemas.records import Chunk, ImageFacts, ImageRef, ImageScore, Outcome, Prediction, ScoredChunk
+from schemas.records import (
+    Chunk,
+    ImageFacts,
+    ImageRef,
+    ImageScore,
+    Outcome,
+    Prediction,
+    ScoredChunk,
+    ScoringFailure,
+)
 
 _FEWEST_THREADS = 4
 _CHUNKS_IN_WORK = 2
@@ -38,8 +47,8 @@ class EngineSettings:
     """How an engine works; nothing here changes a score beyond rounding.
 
     Attributes:
-        fetch_threads: Threads that fetch and decode; None = one per core of this machine, at least four.
-        prefetch_images: Most images between fetching and the model; one micro-batch comes on top.
+        fetch_threads: Threads that fetch and decode; None = one per core of this process, at least four.
+        prefetch_images: Most images between fetching and the model; two micro-batches come on top.
         micro_batch_images: Most images of a micro-batch.
         token_budget: Visual tokens of a micro-batch; None = what the scorer suggests for its device.
         max_file_bytes: Larger files are refused without being read.
@@ -70,17 +79,22 @@ class _Prepared:
         return self.champion.facts
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Work:
     """One chunk on its way through the engine, with one adapter as champion from end to end."""
 
+    refs: Sequence[ImageRef]
     run_id: str
     observer: Observer
     champion: Lane
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     challenger_outcomes: dict[int, Outcome] = field(default_factory=dict)
+    running: tuple[Lane, Running] | None = None
 
     def finish(self, lane: Lane, index: int, outcome: Outcome) -> None:
+        if isinstance(outcome, ScoringFailure):
+            # With the context that was given, not a sidecar's: a retry reads that anew.
+            outcome = replace(outcome, ref=self.refs[index])
         if lane is self.champion:
             self.outcomes[index] = outcome
             self.observer.finished(outcome)
@@ -113,7 +127,7 @@ class Engine:
     ) -> None:
         self._settings = settings
         self._clock = clock
-        sizes = (settings.micro_batch_images, settings.token_budget, threading.Lock())
+        sizes = (settings.micro_batch_images, settings.token_budget, device_thread())
         self._serving = ServingLane(Lane(scorer, *sizes), follower, settings.adapter_poll_s, seconds)
         self._challenger = challenger
         self._challenger_lane = Lane(challenger.scorer, *sizes) if challenger else None
@@ -143,22 +157,29 @@ class Engine:
         """
         self._serving.follow(observer)
         with self._chunks_in_work, self._serving.bound() as champion:
-            return self._score_refs(chunk.refs, _Work(run_id, observer, champion))
+            return self._score_refs(_Work(chunk.refs, run_id, observer, champion))
 
-    def _score_refs(self, refs: Sequence[ImageRef], work: _Work) -> ScoredChunk:
+    def _score_refs(self, work: _Work) -> ScoredChunk:
+        refs = work.refs
         prepare = Preparer(
             self._fetch, partial(self._prepare, work.champion.scorer), self._context_of, self._room
         )
         waiting = {lane: list[Waiting]() for lane in (work.champion, self._challenger_lane) if lane}
         left = len(refs)
         window = max(self._settings.prefetch_images // 2, 1)
-        for arrivals in windows_ahead(refs, prepare, self._pool, window):
-            left -= len(arrivals)
-            self._admit(arrivals, work, waiting)
-            # Pixels live in the arrivals: drop this hold on them before the next window is decoded.
-            arrivals.clear()
-            for lane in waiting:
-                waiting[lane] = self._score_full(lane, waiting[lane], work, is_last=not left)
+        try:
+            for arrivals in windows_ahead(refs, prepare, self._pool, window):
+                left -= len(arrivals)
+                self._admit(arrivals, work, waiting)
+                # Pixels live in the arrivals: drop this hold on them before the next window is decoded.
+                arrivals.clear()
+                for lane in waiting:
+                    waiting[lane] = self._start_full(lane, waiting[lane], work, is_last=not left)
+            self._finish_running(work)
+        finally:
+            if work.running is not None:
+                # The chunk is given up. What still runs must not meet the adapter that comes next.
+                work.running[1].abandon()
         return ScoredChunk(
             tuple(work.outcomes[index] for index in range(len(refs))),
             tuple(outcome for _, outcome in sorted(work.challenger_outcomes.items())),
@@ -183,16 +204,29 @@ class Engine:
                 elif prepared is not None:
                     waiting[lane].append(Waiting(arrival.index, arrival.ref, arrival.facts, prepared))
 
-    def _score_full(self, lane: Lane, images: list[Waiting], work: _Work, *, is_last: bool) -> list[Waiting]:
-        """Score in micro-batches; give back the last one, seldom full, to be filled from the next window."""
+    def _start_full(self, lane: Lane, images: list[Waiting], work: _Work, *, is_last: bool) -> list[Waiting]:
+        """Start micro-batches, and finish the one before each.
+
+        Returns:
+            The last one, seldom full, to be filled from the next window.
+        """
         batches = lane.plan(images)
         rest = batches.pop() if batches and not is_last else []
         for batch in batches:
-            results = lane.predict(batch, work.observer)
-            context = self._context(lane, work.run_id)
-            for image, result in zip(batch, results, strict=True):
-                work.finish(lane, image.index, _outcome(image, result, lane, context))
+            begun = lane.start(batch)
+            self._finish_running(work)
+            work.running = (lane, begun)
         return rest
+
+    def _finish_running(self, work: _Work) -> None:
+        if work.running is None:
+            return
+        lane, running = work.running
+        results = lane.finish(running, work.observer)
+        work.running = None
+        context = self._context(lane, work.run_id)
+        for image, result in zip(running.batch, results, strict=True):
+            work.finish(lane, image.index, _outcome(image, result, lane, context))
 
     def _fetch(self, ref: ImageRef) -> bytes:
         return read_image(ref, self._settings.max_file_bytes)
@@ -237,8 +271,10 @@ def _outcome(image: Waiting, result: Prediction | Exception, lane: Lane, context
 
 
 def default_fetch_threads() -> int:
-    """One thread per core of this machine, at least four: fetching waits more than it computes."""
-    return max(os.cpu_count() or 1, _FEWEST_THREADS)
+    """One thread per core that this process may use, at least four: fetching waits more than it computes."""
+    # A container, or taskset, may leave it fewer than the machine has; not every system tells.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(cores or 1, _FEWEST_THREADS)
 
 
 _ENGINES: dict[tuple[ScorerFactory, EngineSettings], Engine] = {}

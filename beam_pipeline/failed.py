@@ -11,9 +11,8 @@ import pyarrow.parquet as pq
 
 from beam_pipeline.inputs import describe
 from beam_pipeline.options import RETRIES
-from beam_pipeline.storage import join, list_files, open_binary
+from beam_pipeline.storage import open_binary
 from schemas.records import ImageRef
-from schemas.tables import FAILURES
 
 _OF_REF = ("image_uri", "image_generation", "event_time", "context", "passthrough_json", "attempt")
 _COLUMNS = (*_OF_REF, "stage", "retryable", "adapter_revision", "failed_at", "role")
@@ -34,11 +33,6 @@ class FailedRef:
     stage: str
     retryable: bool
     failed_at: datetime
-
-
-def failure_files(output: str) -> list[str]:
-    """Files of ``failures/``; none where nothing was written yet."""
-    return list_files(join(output, FAILURES), ".parquet")
 
 
 def failed_refs(file: str, revision: str) -> Iterator[FailedRef]:

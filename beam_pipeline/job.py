@@ -66,6 +66,7 @@ def model_factory(options: ScoringOptions) -> ModelScorerFactory:
         template=options.template,
         device=options.device,
         dtype=options.dtype,
+        fp8=options.fp8,
         limits=ImageLimits(
             max_file_bytes=options.max_file_bytes, max_decoded_pixels=options.max_decoded_pixels
         ),

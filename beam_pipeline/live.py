@@ -28,13 +28,22 @@ _LOOK_S = 0.5
 
 
 class Feed(Protocol):
-    """Where a local stream's images come from."""
+    """Where a local stream's images come from.
+
+    Attributes:
+        left_out: Images that did not arrive because they have scores already.
+    """
+
+    left_out: int
 
     def arrived(self, most: int, timeout_s: float) -> list[ImageRef]:
         """Give images that arrived, described, each once; waits for the first at most ``timeout_s``."""
 
     def settle(self, refs: Sequence[ImageRef]) -> None:
         """Hear that the rows of these images are written."""
+
+    def cease(self) -> None:
+        """Bring nothing new from here on; what has arrived is still given. May be called again."""
 
     def close(self) -> None:
         """End; what is not settled may arrive again."""
@@ -89,6 +98,8 @@ def follow(
     rounds = 0
     last_arrival = clock()
     while True:
+        if stop.is_set():
+            feed.cease()  # a busy place would bring more during every round, and never let go
         refs = _collect(feed, plan, stop, clock)
         if refs:
             _run(run_round, refs, plan, stop)

@@ -49,7 +49,7 @@ def ref_of_notification(
         problems.append(f"eventTime is {attributes['eventTime']!r}")
     if problems:
         return _malformed(message_id, event_time or received_at, "; ".join(problems))
-    if name.endswith("/") or not is_offered(name.rsplit("/", 1)[-1]):
+    if name.endswith("/") or not is_offered(name.rsplit("/", 1)[-1]) or "/." in f"/{name}":
         return None
     return ImageRef(
         image_uri=f"gs://{bucket}/{name}",

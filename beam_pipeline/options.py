@@ -6,6 +6,7 @@ Loads neither torch nor Beam. What is not ours is handed to Beam untouched.
 from __future__ import annotations
 
 import argparse
+import difflib
 import uuid
 from collections.abc import Sequence
 from dataclasses import Field, dataclass, field, fields
@@ -17,6 +18,7 @@ from schemas.errors import ConfigurationError
 DTYPES = ("float32", "bfloat16", "float16")
 RETRIES = ("all", "retryable", "list", "fetch", "decode", "score")
 _MIB = 1024 * 1024
+_ALIKE = 0.8
 
 
 def _option(default: Any, help: str, **argument: Any) -> Any:
@@ -49,7 +51,7 @@ class ScoringOptions:
     watch: str | None = _option(
         None, "a stream: folder or pattern, local or gs://, that is listed again and again", metavar="PATTERN"
     )
-    every: float = _option(10.0, "seconds between two listings of --watch", metavar="SECONDS")
+    every: float = _option(3.0, "seconds between two listings of --watch", metavar="SECONDS")
     retry_failed: tuple[str, ...] = _option(
         (),
         "instead of --input: score again what --output has failures for, by this adapter; one or more of "
@@ -80,6 +82,12 @@ class ScoringOptions:
     device: str = _option("auto", "auto, cpu, cuda or cuda:N; decided on the worker", metavar="DEVICE")
     dtype: str | None = _option(
         None, f"number format of the weights: {', '.join(DTYPES)} (default: by device)", metavar="DTYPE"
+    )
+    fp8: bool = _option(
+        False,
+        "8-bit floats in the language model, on GPUs that have them (H100, L4, ...); first see what it does "
+        "to the scores of your adapter: python -m model --fp8-check",
+        action="store_true",
     )
     chunk_size: int = _option(
         256, "most images of a chunk, the unit that is scored, written and retried", metavar="IMAGES"
@@ -153,7 +161,8 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m beam_pipeline",
         description="Score images into Parquet: OUTPUT/scores and OUTPUT/failures.",
         epilog="Any other option goes to Apache Beam (--runner, --project, ...). "
-        "Further commands, each with its own --help: summary, query, ddl, compact.",
+        "Further commands, each with its own --help: summary, query, ddl, compact, "
+        "dataflow-flags, template-metadata.",
         allow_abbrev=False,
     )
     for option in fields(ScoringOptions):
@@ -196,6 +205,28 @@ def parse(argv: Sequence[str]) -> tuple[ScoringOptions, list[str]]:
     }
     values["run_id"] = values["run_id"] or _new_run_id()
     return ScoringOptions(**values), others
+
+
+def misspelt(others: Sequence[str]) -> list[str]:
+    """Say which arguments were meant to be ours: those with a dash inside that are much like one of ours.
+
+    Beam's options have underscores. What is left, Beam itself must judge (``beam_pipeline.runners``), and
+    importing it takes seconds.
+    """
+    flags = [flag_of(option) for option in fields(ScoringOptions)]
+    names = [other.split("=", 1)[0] for other in others if other.startswith("--")]
+    return [
+        no_such_option(name, flags)
+        for name in names
+        if "-" in name[2:] and difflib.get_close_matches(name, flags, cutoff=_ALIKE)
+    ]
+
+
+def no_such_option(argument: str, flags: Sequence[str]) -> str:
+    """Say that an argument is none of ``flags``, and which is nearest."""
+    name = argument.split("=", 1)[0]
+    near = difflib.get_close_matches(name, flags, n=1)
+    return f"{name}: no such option" + (f"; did you mean {near[0]}?" if near else "")
 
 
 def _new_run_id() -> str:

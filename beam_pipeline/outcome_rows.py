@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 
 from beam_pipeline.storage import join, list_files, open_binary
 from schemas.tables import KEY, SCORES, TIMES
+
+_TRIES = 5
 
 ROW = np.dtype(
     [
@@ -58,7 +61,18 @@ def read_rows(output: str, table: str, run_id: str | None) -> OutcomeRows:
         output: Directory of a job, local or remote.
         table: ``scores`` or ``failures``.
         run_id: Only the rows of this run; None = all.
+
+    Raises:
+        OSError: The storage refuses, or files were removed again and again while they were read.
     """
+    for _ in range(_TRIES - 1):
+        # ``compact`` took a listed file away: its rows are in another one, which the next listing shows.
+        with suppress(FileNotFoundError):
+            return _read_rows(output, table, run_id)
+    return _read_rows(output, table, run_id)
+
+
+def _read_rows(output: str, table: str, run_id: str | None) -> OutcomeRows:
     parts: list[NDArray[Any]] = []
     labels: dict[tuple[Any, ...], int] = {}
     files = 0

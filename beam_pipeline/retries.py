@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import apache_beam as beam
 
-from beam_pipeline.failed import FailedRef, failed_refs, failure_files, ref_to_retry
-from beam_pipeline.scored import score_files, scored_keys
+from beam_pipeline.failed import FailedRef, failed_refs, ref_to_retry
+from beam_pipeline.reading_output import ReadOutput
+from beam_pipeline.scored import scored_keys
 from schemas.records import ImageRef
+from schemas.tables import FAILURES, SCORES
 
 
 class ReadFailedRefs(beam.PTransform):
@@ -32,19 +35,10 @@ class ReadFailedRefs(beam.PTransform):
 
     def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection[ImageRef]:
         """Build the stage; a join, so that neither failures nor scores need fit into one memory."""
-        output = begin | "Output" >> beam.Create([self._output])
-        failed = (
-            output
-            | "ListFailures" >> beam.FlatMap(failure_files).with_output_types(str)
-            | "SpreadFailures" >> beam.Reshuffle()
-            | "ReadFailures" >> beam.FlatMap(_failures_by_uri, self._revision)
-        )
-        scored = (
-            output
-            | "ListScores" >> beam.FlatMap(score_files).with_output_types(str)
-            | "SpreadScores" >> beam.Reshuffle()
-            | "ReadScores" >> beam.FlatMap(scored_keys, self._revision)
-        )
+        failures = partial(_failures_by_uri, revision=self._revision)
+        failed = begin | "Failures" >> ReadOutput(self._output, FAILURES, failures, tuple[str, FailedRef])
+        keys = partial(scored_keys, revision=self._revision)
+        scored = begin | "Scores" >> ReadOutput(self._output, SCORES, keys, tuple[str, int])
         joined = {"failed": failed, "scored": scored} | "Join" >> beam.CoGroupByKey()
         return joined | "Retry" >> beam.FlatMap(_retried, self._which, self._started_at).with_output_types(
             ImageRef

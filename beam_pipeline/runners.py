@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import shutil
 from collections.abc import Sequence
 from dataclasses import fields
@@ -29,8 +28,8 @@ from apache_beam.runners.runner import PipelineRunner
 
 from beam_pipeline.gpu_settings import GPUS
 from beam_pipeline.handler import NAMESPACE
-from beam_pipeline.options import Parser, ScoringOptions, flag_of
-from beam_pipeline.storage import is_remote
+from beam_pipeline.options import Parser, ScoringOptions, flag_of, no_such_option
+from beam_pipeline.storage import is_remote, local_path
 from schemas.errors import ConfigurationError
 
 RunnerKind = Literal["local", "dataflow", "flink", "other"]
@@ -85,7 +84,7 @@ def beam_options(arguments: Sequence[str]) -> PipelineOptions:
         flags += [flag_of(option) for option in fields(ScoringOptions)]
         # Without the values of unknown options, which are unknown, too.
         named = [argument for argument in unknown if argument.startswith("-")] or unknown
-        raise ConfigurationError([_unknown(argument, flags) for argument in named])
+        raise ConfigurationError([no_such_option(argument, flags) for argument in named])
     options = PipelineOptions(list(arguments))
     if runner_kind(options) == "flink":
         _say_where_workers_are(options)
@@ -140,9 +139,11 @@ def runner_problems(options: ScoringOptions, beam: PipelineOptions) -> list[str]
     kind = runner_kind(beam)
     problems = source_problems(options, kind)
     if kind == "dataflow":
-        problems += [*_place_problems(options), *_dataflow_problems(beam)]
+        problems += [*_place_problems(options), *_adapter_place_problems(options), *_dataflow_problems(beam)]
     if kind == "flink":
         problems += _flink_problems(beam)
+        if beam.view_as(PortableOptions).environment_type == "EXTERNAL":
+            problems += [*_shared_place_problems(options), *_adapter_place_problems(options)]
     is_stream = options.subscription is not None or options.watch is not None
     if kind == "local" and is_stream and not runs_in_this_process(beam):
         problems.append(
@@ -227,20 +228,47 @@ def _say_where_workers_are(options: PipelineOptions) -> None:
         portable.environment_config = portable.environment_config or SIDECAR_ADDRESS
 
 
-def _place_problems(options: ScoringOptions) -> list[str]:
-    """Places of this machine that workers elsewhere would look for on theirs."""
+def _places(options: ScoringOptions) -> list[tuple[str, str]]:
+    """Options that name places of this machine, and what they name."""
     places = {
         "--input": options.input,
         "--manifest": (options.manifest,),
         "--watch": (options.watch,),
         "--output": (options.output,),
     }
+    given = [(flag, place) for flag, places_given in places.items() for place in places_given if place]
+    return [(flag, place) for flag, place in given if not is_remote(place)]
+
+
+def _place_problems(options: ScoringOptions) -> list[str]:
+    """Places of this machine that workers elsewhere would look for on theirs."""
     return [
         f"{flag} {place}: is on this machine, and the workers of Dataflow are not; must be gs://"
-        for flag, given in places.items()
-        for place in given
-        if place and not is_remote(place)
+        for flag, place in _places(options)
     ]
+
+
+def _shared_place_problems(options: ScoringOptions) -> list[str]:
+    """Relative places, which no worker elsewhere has; absolute ones may be a shared volume."""
+    return [
+        f"{flag} {place}: is relative to this process's folder; workers elsewhere need gs://, or the "
+        "absolute path of a volume that all of them share"
+        for flag, place in _places(options)
+        if not _is_absolute(place)
+    ]
+
+
+def _adapter_place_problems(options: ScoringOptions) -> list[str]:
+    return [
+        f"{flag} {place}: is a path of this machine; workers elsewhere need gs://, or the absolute path "
+        "within their image"
+        for flag, place in (("--adapter", options.adapter), ("--challenger", options.challenger))
+        if place and not is_remote(place) and not _is_absolute(place)
+    ]
+
+
+def _is_absolute(place: str) -> bool:
+    return Path(local_path(place)).is_absolute()
 
 
 def _dataflow_problems(beam: PipelineOptions) -> list[str]:
@@ -275,9 +303,3 @@ def _flink_problems(beam: PipelineOptions) -> list[str]:
     if shutil.which(launcher) is None:
         problems.append(f"{launcher}: no such program; Beam's Flink job server needs Java")
     return problems
-
-
-def _unknown(argument: str, flags: Sequence[str]) -> str:
-    name = argument.split("=", 1)[0]
-    near = difflib.get_close_matches(name, flags, n=1)
-    return f"{name}: no such option" + (f"; did you mean {near[0]}?" if near else "")

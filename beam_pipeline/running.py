@@ -19,13 +19,17 @@ from beam_pipeline.job import Job
 from beam_pipeline.live import Feed, RoundPlan, follow
 from beam_pipeline.pipeline import build_pipeline
 from beam_pipeline.progress import ProgressPrinter, tally_of
+from beam_pipeline.reading_output import day_folders, read_day
 from beam_pipeline.runners import counter_value, is_submitted_only, local_runner, runs_in_this_process
-from beam_pipeline.scored import score_files, scored_keys
-from beam_pipeline.subscription_feed import SubscriptionFeed
+from beam_pipeline.scored import scored_keys
+from beam_pipeline.storage import join
+from beam_pipeline.subscription_feed import SubscriptionFeed, subscription_problem
 from beam_pipeline.summary import Summary, summarise
 from beam_pipeline.transforms import SKIPPED
 from beam_pipeline.watch_feed import WatchFeed
+from schemas.errors import ConfigurationError
 from schemas.records import ImageRef
+from schemas.tables import SCORES
 
 _ROUNDS_AHEAD = 2
 """Rounds' worth of images that may be on their way from a subscription; more are not pulled."""
@@ -42,6 +46,8 @@ def run_job(job: Job, beam: PipelineOptions) -> Summary | None:
         What the run came to, read back from its output; None where it is handed over and left.
     """
     here = runs_in_this_process(beam)
+    if here and job.options.subscription is not None:
+        _check_subscription(job.options.subscription)
     if here:
         # The workers will find it pinned. Loaded now, a wrong model or device stops the job before it starts.
         pinned_engine(job.factory, job.engine_settings())
@@ -52,6 +58,12 @@ def run_job(job: Job, beam: PipelineOptions) -> Summary | None:
         return None
     summary = summarise(job.options.output, job.options.run_id)
     return replace(summary, skipped=skipped, synthetic=job.adapter.synthetic)
+
+
+def _check_subscription(subscription: str) -> None:
+    problem = subscription_problem(subscription)
+    if problem is not None:
+        raise ConfigurationError(problem)
 
 
 def _run(job: Job, beam: PipelineOptions) -> int | None:
@@ -81,7 +93,7 @@ def _follow(job: Job, beam: PipelineOptions) -> int:
         feed.close()
         if feed.note():
             print(feed.note(), file=sys.stderr)
-    return 0
+    return feed.left_out
 
 
 def _run_round(job: Job, beam: PipelineOptions, refs: tuple[ImageRef, ...]) -> None:
@@ -99,8 +111,8 @@ def _feed(job: Job, plan: RoundPlan) -> Feed:
 
 
 def _keys_in(output: str, revision: str) -> Iterator[tuple[str, int]]:
-    for file in score_files(output):
-        yield from scored_keys(file, revision)
+    for day in day_folders(join(output, SCORES)):
+        yield from read_day(day, partial(scored_keys, revision=revision))
 
 
 @contextmanager

@@ -6,13 +6,8 @@ from collections.abc import Iterator
 
 import pyarrow.parquet as pq
 
-from beam_pipeline.storage import join, list_files, open_binary
-from schemas.tables import KEY, SCORES
-
-
-def score_files(output: str) -> list[str]:
-    """Files of ``scores/``; none where nothing was written yet."""
-    return list_files(join(output, SCORES), ".parquet")
+from beam_pipeline.storage import open_binary
+from schemas.tables import KEY
 
 
 def scored_keys(file: str, revision: str) -> Iterator[tuple[str, int]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from beam_pipeline.adapter_cache import local_folder
 from beam_pipeline.adapters import adapter_folder, fetched, read_identity
@@ -55,6 +55,14 @@ class Scorer(Protocol):
 
     def predict(self, prepared: Sequence[Any]) -> list[Prediction]:
         """Score one micro-batch, in its order."""
+
+
+@runtime_checkable
+class StagingScorer(Protocol):
+    """A scorer whose images go to a device: they can be sent while it predicts those before."""
+
+    def stage(self, prepared: Sequence[Any]) -> Any:
+        """Begin to send one micro-batch; gives what ``predict`` takes in its place."""
 
 
 class AdapterFollower(Protocol):
@@ -165,6 +173,7 @@ class ModelScorerFactory:
         template: Answer template; None = the adapter's default.
         device: ``auto``, ``cpu`` or ``cuda[:N]``, resolved on the worker.
         dtype: Of the weights; None = what suits the device.
+        fp8: Linear layers of the language model in FP8; only of an adapter that stays, and alone.
         limits: What is refused before decoding.
         challenger: Directory of a second adapter of the same base.
         challenger_share: Of the images that it scores, too.
@@ -178,6 +187,7 @@ class ModelScorerFactory:
     limits: ImageLimits
     challenger: str | None = None
     challenger_share: float = 0.05
+    fp8: bool = False
 
     def identity(self) -> AdapterIdentity:
         """Read the adapter's manifest. Raises ``ConfigurationError``."""
@@ -201,7 +211,7 @@ class ModelScorerFactory:
             return Serving(champion, challenger=Challenger(challenger, self.challenger_share))
         pointer = pointer_of(self.adapter)
         if pointer is None:
-            return Serving(ModelScorer.load(adapter_folder(self.adapter), **options))
+            return Serving(ModelScorer.load(adapter_folder(self.adapter), fp8=self.fp8, **options))
         said = pointer.read_now()
         scorer = ModelScorer.load(fetched(pointer.target(said)), keep_base=True, **options)
         return Serving(scorer, follower=PointerFollower(pointer, self.template, said))

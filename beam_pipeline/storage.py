@@ -104,9 +104,11 @@ def _read(ref: ImageRef, max_file_bytes: int) -> bytes:
     if is_gs(uri):
         return gcs.read(uri, ref.image_generation, max_file_bytes)
     with open_binary(uri) as file:
+        data = file.read(max_file_bytes + 1)
         if not is_remote(uri):
+            # Afterwards: it may be overwritten while it is read, and half of each version is neither.
             _check_version(ref, os.fstat(file.fileno()).st_mtime_ns)
-        return file.read(max_file_bytes + 1)
+        return data
 
 
 def _check_version(ref: ImageRef, mtime_ns: int) -> None:

@@ -16,6 +16,7 @@ from apache_beam.metrics import Metrics
 from apache_beam.transforms.deduplicate import DeduplicatePerKey
 from apache_beam.utils.timestamp import Duration
 
+from beam_pipeline.gcs_access import WILD
 from beam_pipeline.handler import NAMESPACE
 from beam_pipeline.inputs import describe, is_offered
 from beam_pipeline.notifications import ref_of_notification
@@ -52,7 +53,8 @@ class WatchPlace(beam.PTransform):
 
     def __init__(self, pattern: str, every_s: float) -> None:
         super().__init__()
-        self._pattern = pattern + "**" if pattern.endswith("/") else pattern
+        # As on one machine: what is no pattern is a folder, with or without a slash at its end.
+        self._pattern = pattern if WILD.search(pattern) else pattern.rstrip("/") + "/**"
         self._every_s = every_s
 
     def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection[ImageRef]:

@@ -7,9 +7,11 @@ subscription and their rows is bounded: beyond it, nothing is pulled.
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import islice
 from time import monotonic
@@ -20,6 +22,7 @@ from beam_pipeline.seen_keys import SeenKeys
 from schemas.errors import ConfigurationError
 from schemas.records import ImageRef
 
+_LOGGER = logging.getLogger(__name__)
 _LEASE_S = 60
 _RENEW_S = 20.0
 _PULL_MESSAGES = 500
@@ -59,7 +62,9 @@ class SubscriptionFeed:
         self._arrivals: queue.Queue[ImageRef] = queue.Queue()
         self._trouble: Exception | None = None
         self._ignored = self._duplicates = 0
+        self.left_out = 0
         self._renewed_at = clock()
+        self._ceased = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="subscription", daemon=True)
         self._thread.start()
@@ -80,7 +85,13 @@ class SubscriptionFeed:
         """Acknowledge the messages of these images."""
         with self._lock:
             ids = [message for ref in refs for message in self._leases.pop(ref.key, ())]
-        self._acknowledge(ids)
+        # Not acknowledged, they come again, and are known.
+        with self._briefly_away():
+            self._acknowledge(ids)
+
+    def cease(self) -> None:
+        """Pull no more."""
+        self._ceased = True
 
     def close(self) -> None:
         """Stop pulling, and give back what is not settled, so that others get it at once."""
@@ -89,7 +100,8 @@ class SubscriptionFeed:
         with self._lock:
             ids = [message for leased in self._leases.values() for message in leased]
             self._leases.clear()
-        self._set_deadlines(ids, 0)
+        with self._briefly_away():
+            self._set_deadlines(ids, 0)
 
     def note(self) -> str:
         """Say what was left out."""
@@ -102,26 +114,46 @@ class SubscriptionFeed:
     def _run(self) -> None:
         try:
             while not self._stop.is_set():
-                if self._clock() - self._renewed_at >= _RENEW_S:
-                    self._renew()
-                room = self._most - len(self._leases)
-                if room > 0:
-                    self._pull(min(room, _PULL_MESSAGES))
-                else:
-                    self._stop.wait(0.1)
+                with self._briefly_away():
+                    self._turn()
         except Exception as error:  # told to the one who waits for arrivals
             self._trouble = error
 
+    def _turn(self) -> None:
+        if self._clock() - self._renewed_at >= _RENEW_S:
+            self._renew()
+        room = 0 if self._ceased else self._most - len(self._leases)
+        if room > 0:
+            self._pull(min(room, _PULL_MESSAGES))
+        else:
+            self._stop.wait(0.1)
+
+    @contextmanager
+    def _briefly_away(self) -> Iterator[None]:
+        """Warn of what is brief by nature, and go on: nothing is lost, as what was leased comes again."""
+        from google.api_core import exceptions
+
+        try:
+            yield
+        except (
+            exceptions.Aborted,
+            exceptions.GatewayTimeout,
+            exceptions.InternalServerError,
+            exceptions.RetryError,
+            exceptions.ServiceUnavailable,
+            exceptions.TooManyRequests,
+            exceptions.Unknown,
+        ) as error:
+            _LOGGER.warning("%s: %s; tried again", self._subscription, getattr(error, "message", error))
+            self._stop.wait(_PULL_S)
+
     def _pull(self, most: int) -> None:
-        from google.api_core.exceptions import DeadlineExceeded, RetryError, ServiceUnavailable
+        from google.api_core.exceptions import DeadlineExceeded
 
         request = {"subscription": self._subscription, "max_messages": most}
         try:
             response = self._client.pull(request=request, timeout=_PULL_S, retry=None)
         except DeadlineExceeded:  # nothing came
-            return
-        except (RetryError, ServiceUnavailable):  # brief by nature; a lasting one is seen as silence
-            self._stop.wait(_PULL_S)
             return
         kept: list[str] = []
         done: list[str] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import apache_beam as beam
@@ -16,12 +17,14 @@ from beam_pipeline.image_table import read_table
 from beam_pipeline.inputs import describe, locate
 from beam_pipeline.job import Job
 from beam_pipeline.progress import tally_of
+from beam_pipeline.reading_output import ReadOutput
 from beam_pipeline.retries import ReadFailedRefs
-from beam_pipeline.scored import score_files, scored_keys
+from beam_pipeline.scored import scored_keys
 from beam_pipeline.sink import write_chunk
 from beam_pipeline.stream_sources import DropSeen, ReadNotifications, WatchPlace
 from schemas.errors import InferenceError
 from schemas.records import Chunk, ImageRef, ScoredChunk
+from schemas.tables import SCORES
 
 register_coders()
 
@@ -81,13 +84,9 @@ class DropScored(beam.PTransform):
     def expand(self, refs: beam.PCollection[ImageRef]) -> beam.PCollection[ImageRef]:
         """Build the stage; a join, so that the keys of a large output need fit into no one memory."""
         keyed = refs | "KeyRefs" >> beam.Map(_by_key).with_output_types(tuple[tuple[str, int], bytes])
-        scored = (
-            refs.pipeline
-            | "Output" >> beam.Create([self._output])
-            | "ListScores" >> beam.FlatMap(score_files).with_output_types(str)
-            | "SpreadFiles" >> beam.Reshuffle()
-            | "ReadKeys"
-            >> beam.FlatMap(_marked_keys, self._revision).with_output_types(tuple[tuple[str, int], bool])
+        read = partial(_marked_keys, revision=self._revision)
+        scored = refs.pipeline | "Scored" >> ReadOutput(
+            self._output, SCORES, read, tuple[tuple[str, int], bool]
         )
         joined = {"refs": keyed, "scored": scored} | "Join" >> beam.CoGroupByKey()
         return joined | "DropScored" >> beam.FlatMap(_unscored, self._run_id).with_output_types(ImageRef)

@@ -11,11 +11,14 @@ import re
 from beam_pipeline.image_table import table_problems
 from beam_pipeline.inputs import anything_matches
 from beam_pipeline.options import DTYPES, RETRIES, ScoringOptions
-from beam_pipeline.storage import bucket_problem, is_remote, local_path
+from beam_pipeline.pointers import pointer_of
+from beam_pipeline.storage import bucket_problem, is_remote, join, list_files, local_path
+from schemas.tables import SCHEMAS
 
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 _SUBSCRIPTION = re.compile(r"projects/[a-z][-a-z0-9:.]{4,61}[a-z0-9]/subscriptions/[^/\s]+")
 _GLOB = re.compile(r"[*?\[]")
+_WITHOUT_FP8 = ("nvidia-tesla-t4", "nvidia-tesla-a100", "nvidia-a100-80gb")
 _RUN_ID = re.compile(r"[A-Za-z0-9._:+-]{1,128}")
 
 
@@ -68,8 +71,28 @@ def _word_problems(options: ScoringOptions) -> list[str]:
         problems.append(f"--device {options.device}: must be auto, cpu, cuda or cuda:N")
     if options.dtype is not None and options.dtype not in DTYPES:
         problems.append(f"--dtype {options.dtype}: must be one of {', '.join(DTYPES)}")
+    if options.fp8:
+        problems += _fp8_problems(options)
     if not _RUN_ID.fullmatch(options.run_id):
         problems.append(f"--run-id {options.run_id}: up to 128 letters, digits and . _ : + -")
+    return problems
+
+
+def _fp8_problems(options: ScoringOptions) -> list[str]:
+    """What FP8 does not go with; whether the GPU has it is seen on the worker."""
+    problems = []
+    if options.device == "cpu":
+        problems.append("--fp8 and --device cpu: FP8 needs a GPU")
+    if options.dtype not in (None, "bfloat16"):
+        problems.append(f"--fp8 and --dtype {options.dtype}: all else is bfloat16 then")
+    if options.score_gpu in _WITHOUT_FP8:
+        problems.append(f"--fp8 and --score-gpu {options.score_gpu}: that one has no FP8; nvidia-l4 does")
+    if options.challenger is not None:
+        problems.append(
+            "--fp8 and --challenger: two adapters on one base stay beside it, in its number format"
+        )
+    elif pointer_of(options.adapter) is not None:
+        problems.append("--fp8: needs an --adapter that stays, not a pointer: name the directory")
     return problems
 
 
@@ -80,11 +103,8 @@ def _source_problems(options: ScoringOptions) -> list[str]:
         said = f"{' and '.join(given)}: more than one source" if given else "no source of images"
         problems.append(f"{said}; give one of {', '.join(_sources(options))}")
     problems += _stream_problems(options)
-    problems += [
-        f"--retry-failed {word}: must be one of {', '.join(RETRIES)}"
-        for word in options.retry_failed
-        if word not in RETRIES
-    ]
+    if options.retry_failed:
+        problems += _retry_problems(options)
     if options.manifest is not None:
         problems += _bucket_problems("--manifest", options.manifest) or table_problems(options.manifest)
     for pattern in options.input:
@@ -115,7 +135,7 @@ def _sources(options: ScoringOptions) -> dict[str, object]:
 
 
 def _stream_problems(options: ScoringOptions) -> list[str]:
-    problems = []
+    problems = _idle_problems(options)
     if options.subscription is not None and not _SUBSCRIPTION.fullmatch(options.subscription):
         problems.append(f"--subscription {options.subscription}: must be projects/PROJECT/subscriptions/NAME")
     if options.subscription is not None and options.skip_scored:
@@ -130,6 +150,32 @@ def _stream_problems(options: ScoringOptions) -> list[str]:
     if options.watch is not None:
         problems += _bucket_problems("--watch", options.watch)
     return problems
+
+
+def _idle_problems(options: ScoringOptions) -> list[str]:
+    idle_s = options.stop_when_idle_s
+    if idle_s is None or not idle_s > 0:
+        return []
+    if options.subscription is None and options.watch is None:
+        return ["--stop-when-idle-s ends a stream: it goes with --subscription or --watch"]
+    if options.watch is not None and idle_s <= options.every:
+        return [
+            f"--stop-when-idle-s {idle_s:g}: must be more than --every {options.every:g}, or the place is "
+            "looked at only once"
+        ]
+    return []
+
+
+def _retry_problems(options: ScoringOptions) -> list[str]:
+    unknown = [word for word in options.retry_failed if word not in RETRIES]
+    if unknown:
+        return [f"--retry-failed {word}: must be one of {', '.join(RETRIES)}" for word in unknown]
+    try:
+        has_rows = any(list_files(join(options.output, table), ".parquet") for table in SCHEMAS)
+    except OSError:  # said of --output
+        return []
+    # An output that is misspelt would be an empty one, with nothing to do.
+    return [] if has_rows else [f"--retry-failed: --output {options.output} has no rows"]
 
 
 def _output_problems(output: str) -> list[str]:

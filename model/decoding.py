@@ -15,38 +15,30 @@ explicitly; the model's own ``rope_deltas`` state is never used.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import torch
 from torch import nn
 
+from model.buckets import bucket_columns, bucket_rows
 from model.cache import SlotCache
 from model.conversation import Prompt
 from model.decisions import (
     ChoiceDecision,
     DecimalDecision,
-    Decision,
     Decisions,
     ReadoutDecision,
     TextDecision,
 )
+from model.fast_paths import additive_mask, has_fast_paths
+from model.graphs import RecordedSteps, Recorder
 from model.layout import StepLayout
+from model.packed_vision import embed_images, pack
 from model.ragged import ImageBatch, ragged_columns
+from model.rows import Rows, first_rows
 from model.slots import DecimalSlot, Ending, FreeTextSlot, ReadoutSlot, SlotProgram
-
-
-@dataclass
-class _Rows:
-    """State of a batch between passes."""
-
-    cache: SlotCache
-    valid: torch.Tensor  # (batch, capacity): cells that later tokens may see
-    position: torch.Tensor  # (batch,): next M-RoPE position
-    pending: torch.Tensor  # (batch, width): decided tokens not fed yet
-    pending_count: torch.Tensor  # (batch,)
-    mass: torch.Tensor  # (batch,)
-    decisions: list[Decision] = field(default_factory=list)
 
 
 class SlotDecoder:
@@ -57,10 +49,21 @@ class SlotDecoder:
         prompt: The question.
         program: The compiled answer template.
         score_head: What reads the program's readout slot (``model.score_heads``); None where it has none.
+        recorder: Records the passes behind the first and replays them (``model.graphs``). None = every pass
+            is computed anew, as wide as it must be.
+
+    Attributes:
+        trims: Whether the columns of decided tokens are cut to the longest: that takes a look at the device.
     """
 
     def __init__(
-        self, model: Any, prompt: Prompt, program: SlotProgram, score_head: nn.Module | None = None
+        self,
+        model: Any,
+        prompt: Prompt,
+        program: SlotProgram,
+        score_head: nn.Module | None = None,
+        *,
+        recorder: Recorder | None = None,
     ) -> None:
         if score_head is None and any(isinstance(step.slot, ReadoutSlot) for step in program.steps):
             raise ValueError(f"{program.template} has a readout slot, and there is no score head")
@@ -75,48 +78,77 @@ class SlotDecoder:
             for lead, step in zip(leads, program.steps, strict=False)
         ]
         self._merge = int(model.config.vision_config.spatial_merge_size)
+        text = model.config.get_text_config()
+        groups = text.num_attention_heads // text.num_key_value_heads
+        self._group = groups if has_fast_paths(model) else 1  # transformers' own attention stacks no heads
         self._prefix: SlotCache | None = None
+        # Columns cost time on a CPU, and looking at counts costs none; on a GPU it is the other way.
+        self.trims = self.device.type == "cpu" and recorder is None
+        # A free text asks the host at every token: what stands before the first one can be recorded.
+        fixed = list(takewhile(lambda layout: not isinstance(layout.slot, FreeTextSlot), self.layouts))[1:]
+        self._fixed = [] if recorder is None else fixed
+        self._recorded = (
+            RecordedSteps(recorder, self._take_fixed, self._addresses) if recorder and fixed else None
+        )
 
     @torch.inference_mode()
     def decode(self, images: ImageBatch) -> Decisions:
         """Answer for every image of a micro-batch.
 
         Returns:
-            Decisions on the model's device. Only free text waits for the device at every token; otherwise
-            the batch's layout is copied to it once, and transformers' vision tower asks it for lengths.
+            Decisions on the model's device. With the fast paths on, nothing waits for the device until a free
+            text, which does so at every token; what the host knows of the batch is copied to it twice.
         """
         image_embeds = self._embed_images(images)
         rows, ragged = self._start(images, image_embeds)
-        for index, layout in enumerate(self.layouts):
-            hidden = self._step_pass(rows, layout, ragged if index == 0 else None)
-            slot = layout.slot
-            if isinstance(slot, ReadoutSlot):
-                rows.decisions.append(self._read_out(rows, hidden))
-                continue
-            logits = self._logits(hidden)
-            if isinstance(slot, FreeTextSlot):
-                rows.decisions.append(self._write_text(rows, slot, logits[:, 0]))
-            elif isinstance(slot, DecimalSlot):
-                rows.decisions.append(self._decide_decimal(rows, layout, slot, logits))
-            else:
-                rows.decisions.append(self._decide_choice(rows, layout, logits))
-        return Decisions(tuple(rows.decisions), rows.mass)
+        self._take_step(rows, self.layouts[0], ragged)
+        if self._recorded is not None:
+            columns = bucket_columns(ragged.valid.shape[1]) - ragged.valid.shape[1]
+            rows = self._recorded.run(rows.padded(rows.cache.batch, rows.cache.length + columns))
+        for layout in self.layouts[1 + len(self._fixed) :]:
+            self._take_step(rows, layout, self._pending_columns(rows))
+        count = len(images.grids)
+        return Decisions(first_rows(rows.decisions, count), rows.mass[:count])
+
+    def _take_fixed(self, rows: Rows) -> None:
+        for layout in self._fixed:
+            self._take_step(rows, layout, self._pending_columns(rows))
+
+    def _addresses(self) -> tuple[int, ...]:
+        return tuple(parameter.data_ptr() for parameter in self.model.parameters())
+
+    def _take_step(self, rows: Rows, layout: StepLayout, ragged: _Ragged) -> None:
+        """Feed a step and decide its slot."""
+        hidden = self._step_pass(rows, layout, ragged)
+        slot = layout.slot
+        if isinstance(slot, ReadoutSlot):
+            rows.decisions.append(self._read_out(rows, hidden))
+            return
+        logits = self._logits(hidden)
+        if isinstance(slot, FreeTextSlot):
+            rows.decisions.append(self._write_text(rows, slot, logits[:, 0]))
+        elif isinstance(slot, DecimalSlot):
+            rows.decisions.append(self._decide_decimal(rows, layout, slot, logits))
+        else:
+            rows.decisions.append(self._decide_choice(rows, layout, logits))
 
     def _embed_images(self, images: ImageBatch) -> torch.Tensor:
-        grids = torch.tensor([[1, h, w] for h, w in images.grids], device=self.device)
         visual = self.model.model.visual
-        return visual(images.patches.to(visual.get_dtype()), grid_thw=grids).pooler_output
+        if has_fast_paths(self.model):
+            return embed_images(visual, images.patches, pack(images.grids, self._merge, self.device))
+        grids = torch.tensor([[1, h, w] for h, w in images.grids], device=self.device)
+        return visual(images.pixel_values().to(visual.get_dtype()), grid_thw=grids).pooler_output
 
-    def _start(self, images: ImageBatch, image_embeds: torch.Tensor) -> tuple[_Rows, _Ragged]:
+    def _start(self, images: ImageBatch, image_embeds: torch.Tensor) -> tuple[Rows, _Ragged]:
         ragged = ragged_columns(images, self.prompt, self._merge, self.device)
         embeds = self.model.model.language_model.embed_tokens(ragged.ids)
-        embeds = embeds.masked_scatter(ragged.is_image[..., None], image_embeds.to(embeds.dtype))
-        batch, width = ragged.ids.shape
-        cache = SlotCache(batch, len(self.prompt.prefix) + width + self._program_columns())
+        embeds.flatten(0, 1).index_copy_(0, ragged.image_cells, image_embeds.to(embeds.dtype))
+        batch = len(ragged.ids)
+        cache = self._cache(*ragged.ids.shape)
         cache.start_with(self._shared_prefix())
         valid = torch.zeros(batch, cache.capacity, dtype=torch.bool, device=self.device)
-        valid[:, : cache.length] = True
-        rows = _Rows(
+        valid[:, : cache.length].fill_(True)
+        rows = Rows(
             cache=cache,
             valid=valid,
             position=ragged.next_position,
@@ -125,6 +157,13 @@ class SlotDecoder:
             mass=torch.ones(batch, device=self.device),
         )
         return rows, _Ragged(embeds, ragged.positions, ragged.valid)
+
+    def _cache(self, batch: int, width: int) -> SlotCache:
+        """For passes that are recorded of a shape that many batches share; only they are padded to it."""
+        columns = len(self.prompt.prefix) + self._program_columns()
+        if self._recorded is None:
+            return SlotCache(batch, columns + width)
+        return SlotCache(bucket_rows(batch), columns + bucket_columns(width), self._recorded.storage)
 
     def _program_columns(self) -> int:
         return sum(layout.width + layout.tail_width + layout.extra_passes for layout in self.layouts)
@@ -149,11 +188,7 @@ class SlotDecoder:
             position_ids=positions,
             # A dictionary is taken as it is: no mask of transformers' own, which knows no trees. Numbers to
             # be added: SDPA would turn booleans into them again in every layer.
-            attention_mask={
-                "full_attention": torch.zeros_like(mask, dtype=embeds.dtype).masked_fill_(
-                    ~mask, float("-inf")
-                )
-            },
+            attention_mask={"full_attention": additive_mask(mask, embeds.dtype, self._group)},
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state
@@ -161,7 +196,7 @@ class SlotDecoder:
         return hidden
 
     def _pass(
-        self, rows: _Rows, ragged: _Ragged, tokens: torch.Tensor, offsets: torch.Tensor, within: torch.Tensor
+        self, rows: Rows, ragged: _Ragged, tokens: torch.Tensor, offsets: torch.Tensor, within: torch.Tensor
     ) -> torch.Tensor:
         """Feed ragged columns, then common ones at ``position + offsets``; returns hidden states of all.
 
@@ -180,7 +215,7 @@ class SlotDecoder:
         new_valid = torch.cat([ragged.valid, ragged.valid.new_ones(batch, common)], dim=1)
         new_mask = torch.zeros(lead + common, lead + common, dtype=torch.bool, device=self.device)
         new_mask[:lead, :lead] = torch.ones(lead, lead, dtype=torch.bool, device=self.device).tril()
-        new_mask[lead:, :lead] = True
+        new_mask[lead:, :lead].fill_(True)
         new_mask[lead:, lead:] = within
         rows.valid[:, past : past + lead + common] = new_valid
         seen = rows.valid[:, None, :past].expand(batch, lead + common, past)
@@ -192,10 +227,9 @@ class SlotDecoder:
             rows.cache,
         )
 
-    def _pending_columns(self, rows: _Rows) -> _Ragged:
+    def _pending_columns(self, rows: Rows) -> _Ragged:
         """The decided tokens that are still to be fed, as ragged columns; moves positions behind them."""
-        if self.device.type == "cpu" and rows.pending.shape[1] > 0:
-            # Columns cost time here, and looking at the counts costs none; on a GPU it is the other way.
+        if self.trims and rows.pending.shape[1] > 0:
             rows.pending = rows.pending[:, : int(rows.pending_count.max())]
         width = rows.pending.shape[1]
         steps = torch.arange(width, device=self.device)
@@ -205,15 +239,14 @@ class SlotDecoder:
         embeds = self.model.model.language_model.embed_tokens(rows.pending)
         return _Ragged(embeds, positions, valid)
 
-    def _step_pass(self, rows: _Rows, layout: StepLayout, ragged: _Ragged | None) -> torch.Tensor:
+    def _step_pass(self, rows: Rows, layout: StepLayout, ragged: _Ragged) -> torch.Tensor:
         """Feed a step; returns (batch, branches, width) hidden states where something is decided."""
-        ragged = self._pending_columns(rows) if ragged is None else ragged
         lead = ragged.valid.shape[1]
         hidden = self._pass(rows, ragged, layout.tokens[None], layout.offsets, layout.within)
         rows.position = rows.position + layout.forced_count
         return hidden[:, lead + layout.columns]
 
-    def _read_out(self, rows: _Rows, hidden: torch.Tensor) -> ReadoutDecision:
+    def _read_out(self, rows: Rows, hidden: torch.Tensor) -> ReadoutDecision:
         assert self.score_head is not None  # seen to when this was made
         rows.pending = rows.pending[:, :0]
         rows.pending_count = torch.zeros_like(rows.pending_count)
@@ -223,7 +256,7 @@ class SlotDecoder:
         return self.model.lm_head(hidden).float()
 
     def _decide_trie(
-        self, rows: _Rows, layout: StepLayout, logits: torch.Tensor
+        self, rows: Rows, layout: StepLayout, logits: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Decide a trie greedily, as the model would write: the best token at every branching node.
 
@@ -238,17 +271,17 @@ class SlotDecoder:
         log_edges, best, masses = [], [], []
         for index, chosen in enumerate(torch.split(edges, layout.branch_sizes, dim=1)):
             log_edges.append(chosen.log_softmax(1))
-            best.append(torch.nn.functional.one_hot(chosen.argmax(1), chosen.shape[1]))
+            best.append(torch.zeros_like(chosen).scatter_(1, chosen.argmax(1, keepdim=True), 1.0))
             masses.append((chosen.logsumexp(1) - total[:, index]).exp())
         log_probabilities = torch.cat(log_edges, dim=1) @ layout.edge_table.T
-        taken = torch.cat(best, dim=1).float() @ layout.edge_table.T
+        taken = torch.cat(best, dim=1) @ layout.edge_table.T
         value = (taken == layout.edge_table.sum(1)).float().argmax(1)
         on_path = layout.branch_table[value]
         rows.mass = torch.minimum(rows.mass, torch.stack(masses, 1).where(on_path, 1.0).amin(1))
         self._keep(rows, layout, value)
         return value, log_probabilities
 
-    def _keep(self, rows: _Rows, layout: StepLayout, value: torch.Tensor) -> None:
+    def _keep(self, rows: Rows, layout: StepLayout, value: torch.Tensor) -> None:
         """Keep the cells of the decided path, mask the others out; the rest of the value is pending."""
         end = rows.cache.length
         cells = layout.cell_table.shape[1]
@@ -257,12 +290,12 @@ class SlotDecoder:
         rows.pending = layout.tail_ids[value]
         rows.pending_count = layout.tail_count[value]
 
-    def _decide_choice(self, rows: _Rows, layout: StepLayout, logits: torch.Tensor) -> ChoiceDecision:
+    def _decide_choice(self, rows: Rows, layout: StepLayout, logits: torch.Tensor) -> ChoiceDecision:
         value, log_probabilities = self._decide_trie(rows, layout, logits)
         return ChoiceDecision(value, log_probabilities.exp())
 
     def _decide_decimal(
-        self, rows: _Rows, layout: StepLayout, slot: DecimalSlot, logits: torch.Tensor
+        self, rows: Rows, layout: StepLayout, slot: DecimalSlot, logits: torch.Tensor
     ) -> DecimalDecision:
         pair, log_probabilities = self._decide_trie(rows, layout, logits)
         joint = log_probabilities.exp().reshape(-1, 10, 10)
@@ -270,12 +303,11 @@ class SlotDecoder:
         second = joint / first[:, :, None].clamp_min(torch.finfo(joint.dtype).tiny)
         digits = [pair // 10, pair % 10]
         ended = torch.zeros_like(pair, dtype=torch.bool)
-        allowed = [*slot.digit_ids, slot.terminator] if slot.trimmed else list(slot.digit_ids)
-        ids = torch.tensor(allowed, device=self.device)
+        ids = layout.later_ids
         later = first.new_zeros(len(pair), slot.digits - 2, 10)
         for place in range(slot.digits - 2):
             full = self._feed_pending(rows)
-            chosen = full[:, allowed]
+            chosen = full[:, ids]
             mass = (chosen.logsumexp(1) - full.logsumexp(1)).exp()
             rows.mass = torch.where(ended, rows.mass, torch.minimum(rows.mass, mass))
             later[:, place] = _digit_probabilities(chosen, ended)
@@ -286,14 +318,14 @@ class SlotDecoder:
             rows.pending_count = (~ended).long()
         return DecimalDecision(torch.stack(digits, 1), first, second, later)
 
-    def _feed_pending(self, rows: _Rows) -> torch.Tensor:
+    def _feed_pending(self, rows: Rows) -> torch.Tensor:
         """Feed one pending column; returns (batch, vocabulary) logits behind it."""
         ragged = self._pending_columns(rows)
         empty = rows.pending.new_zeros(0)
         hidden = self._pass(rows, ragged, empty[None], empty, empty.bool().reshape(0, 0))
         return self._logits(hidden[:, -1])
 
-    def _write_text(self, rows: _Rows, slot: FreeTextSlot, logits: torch.Tensor) -> TextDecision:
+    def _write_text(self, rows: Rows, slot: FreeTextSlot, logits: torch.Tensor) -> TextDecision:
         """Write words greedily, all rows in step; rows that are done feed masked cells."""
         batch = logits.shape[0]
         stops = torch.tensor(sorted(slot.stops), dtype=torch.long, device=self.device)
@@ -320,7 +352,7 @@ class SlotDecoder:
         filler = ids.new_full((batch, slot.max_tokens - ids.shape[1]), -1)
         return TextDecision(torch.cat([ids, filler], 1))
 
-    def _take_back(self, rows: _Rows, start: int, ids: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+    def _take_back(self, rows: Rows, start: int, ids: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
         """Mask the ending that a row wrote, cells included: the next step forces it, the same for all rows.
 
         Args:
@@ -367,5 +399,5 @@ def _digit_probabilities(logits: torch.Tensor, ended: torch.Tensor) -> torch.Ten
     found = probabilities[:, :10].clone()
     found[:, 0] += probabilities[:, 10:].sum(1)
     zero = torch.zeros_like(found[0])
-    zero[0] = 1.0
+    zero[:1].fill_(1.0)
     return torch.where(ended[:, None], zero, found)

@@ -3,8 +3,8 @@
 - Few queries against a long cache with grouped heads: transformers copies keys and values once per query
   head of a group. Here the heads of a group are stacked along the queries instead, and nothing is copied.
 - The patch embedding is a ``Conv3d`` whose kernel is as large as its input, over two equal frames: one
-  matrix product over one frame.
-- The vision tower attends image by image: one call for all neighbours of the same size.
+  matrix product over one frame, which also takes uint8 pixels and then holds the normalisation.
+- The vision tower attends image by image: all together (``model.packed_vision``).
 - RMS norm is six operations, each a pass over memory: one.
 
 All are switched on by ``use_fast_paths``; tests hold them to transformers' own.
@@ -12,7 +12,7 @@ All are switched on by ``use_fast_paths``; tests hold them to transformers' own.
 
 from __future__ import annotations
 
-from itertools import groupby
+from collections.abc import Sequence
 from types import MethodType
 from typing import Any
 
@@ -22,9 +22,14 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLRMSNorm, apply_rotary_pos_emb_vision
 
+from model.packed_vision import attend_by_size, attend_inside, rotate
+from model.patches import folded_normalisation
+
 ATTENTION = "realqa_grouped_sdpa"
 _FEW_QUERIES = 64
 """Beyond this the stacked mask would cost more than the copies of keys and values."""
+_ALIGNMENT = 16
+"""CUDA's attention kernels copy a mask whose rows do not begin at multiples of so many numbers."""
 
 
 def use_fast_paths(model: Any) -> None:
@@ -39,6 +44,29 @@ def use_fast_paths(model: Any) -> None:
     for module in model.model.language_model.modules():
         if isinstance(module, Qwen2VLRMSNorm):
             module.forward = MethodType(rms_norm, module)
+
+
+def has_fast_paths(model: Any) -> bool:
+    """Whether they are switched on."""
+    return bool(model.model.language_model.config._attn_implementation == ATTENTION)
+
+
+def additive_mask(sees: torch.Tensor, dtype: torch.dtype, group: int) -> torch.Tensor:
+    """A mask as ``grouped_attention`` takes it in every layer of a pass, made once for all of them.
+
+    Args:
+        sees: (batch, 1, queries, keys) True = sees.
+        dtype: Of the scores.
+        group: Query heads of a key head.
+
+    Returns:
+        (batch, 1, queries, keys), to be added to the scores; few queries stand stacked, ``group`` times.
+    """
+    batch, _, queries, keys = sees.shape
+    copies = group if queries <= _FEW_QUERIES else 1
+    columns = -(-keys // _ALIGNMENT) * _ALIGNMENT
+    room = torch.zeros(batch, 1, copies, queries, columns, dtype=dtype, device=sees.device)
+    return room[..., :keys].masked_fill_(~sees[:, :, None], float("-inf")).flatten(2, 3)
 
 
 def grouped_attention(
@@ -57,7 +85,8 @@ def grouped_attention(
         query: (batch, heads, queries, head dim).
         key: (batch, key heads, keys, head dim); query head i uses key head i // group.
         value: Likewise.
-        attention_mask: (batch, 1, queries, keys), added to the scores, or True = sees; None = causal.
+        attention_mask: (batch, 1, queries, keys), added to the scores, or True = sees; or from
+            ``additive_mask``; None = causal.
         scaling: Of the scores; None = 1 / √head dim.
         options: transformers' further arguments (dropout, ...).
 
@@ -72,7 +101,8 @@ def grouped_attention(
         )
         return found
     stacked = query.reshape(batch, key.shape[1], group * queries, width)
-    mask = attention_mask.repeat(1, 1, group, 1)
+    is_stacked = attention_mask.shape[2] > queries
+    mask = attention_mask if is_stacked else attention_mask.repeat(1, 1, group, 1)
     out = torch.nn.functional.scaled_dot_product_attention(stacked, key, value, attn_mask=mask, scale=scaling)
     return out.reshape(batch, heads, queries, width).transpose(1, 2), None
 
@@ -82,12 +112,18 @@ def embed_patches(embedding: Any, patches: torch.Tensor) -> torch.Tensor:
 
     Args:
         embedding: transformers' ``PatchEmbed``.
-        patches: (patches, channels · 2 · height · width) of still images: both frames of a patch are equal.
+        patches: Of still images; (patches, channels · height · width) uint8 pixel values, or
+            (patches, channels · 2 · height · width) normalised, where both frames of a patch are equal.
 
     Returns:
         (patches, embed dim).
     """
     weight = embedding.proj.weight
+    if patches.dtype == torch.uint8:
+        # Folded anew every time: far below a hundredth of what a micro-batch costs, and there is no fold to
+        # forget when weights are trained, merged or swapped.
+        folded, bias = folded_normalisation(weight)
+        return torch.nn.functional.linear(patches.to(folded.dtype) - 128, folded, bias)
     frames = patches.to(weight.dtype).reshape(len(patches), *weight.shape[1:])
     return torch.nn.functional.linear(frames[:, :, 0].flatten(1), weight.sum(2).flatten(1))
 
@@ -97,35 +133,35 @@ def attend_by_image(
     hidden_states: torch.Tensor,
     cu_seqlens: torch.Tensor,
     position_embeddings: tuple[torch.Tensor, torch.Tensor],
+    lengths: Sequence[int] | None = None,
     **_: Any,
 ) -> torch.Tensor:
-    """Attention inside each image; neighbours with the same number of patches go together.
+    """Attention inside each image.
 
     Args:
         attention: transformers' ``VisionAttention``.
         hidden_states: (patches of all images, embed dim).
-        cu_seqlens: (images + 1,), where each image begins, and the end.
+        cu_seqlens: (images + 1,) int32, where each image begins, and the end.
         position_embeddings: Cosine and sine, each (patches, head dim).
+        lengths: Patches of every image, where the host knows them; None = ask the device.
 
     Returns:
         (patches, embed dim).
     """
-    states = attention.qkv(hidden_states).unflatten(-1, (3, attention.num_heads, -1)).unbind(1)
-    states = (*apply_rotary_pos_emb_vision(*states[:2], *position_embeddings), states[2])
-    attend = AttentionInterface().get_interface(attention.config._attn_implementation, sdpa_attention_forward)
-    found, start = [], 0
-    for length, images in groupby(cu_seqlens.diff().tolist()):
-        count = len(list(images))
-        query, key, value = (
-            part[start : start + count * length].unflatten(0, (count, length)).transpose(1, 2)
-            for part in states
-        )
-        out, _weights = attend(
-            attention, query, key, value, None, scaling=attention.scaling, dropout=0.0, is_causal=False
-        )
-        found.append(out.flatten(0, 1).flatten(1))
-        start += count * length
-    projected: torch.Tensor = attention.proj(torch.cat(found))
+    query_key, value = (
+        attention.qkv(hidden_states).unflatten(-1, (3, attention.num_heads, -1)).split([2, 1], 1)
+    )
+    if query_key.requires_grad:
+        turned = apply_rotary_pos_emb_vision(*query_key.unbind(1), *position_embeddings)
+    else:
+        turned = rotate(query_key, *position_embeddings).unbind(1)
+    query, key = turned
+    scale: float = attention.scaling
+    if lengths is None:
+        found = attend_by_size(query, key, value[:, 0], scale, cu_seqlens.diff().tolist())
+    else:
+        found = attend_inside(query, key, value[:, 0], scale, lengths, cu_seqlens)
+    projected: torch.Tensor = attention.proj(found.flatten(1))
     return projected
 
 

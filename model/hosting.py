@@ -12,10 +12,12 @@ from torch import nn
 from model.backbone import load_base, load_tokenizer
 from model.checks import CheckedAdapter, checked_manifest
 from model.fast_paths import use_fast_paths
+from model.graphs import CudaRecorder, Recorder
 from model.images import ImageLimits
 from model.isolated_decoding import PictureReader
 from model.score_heads import load_head
 from model.tokens import TextEncoder
+from schemas.errors import ConfigurationError
 from schemas.manifest import ScoreScale
 from schemas.records import Provenance, Role
 from schemas.version import ENGINE_VERSION
@@ -34,6 +36,7 @@ class Host:
         encoder: Its tokeniser.
         limits: What is too large to decode.
         pictures: Decodes for all scorers.
+        cuda_graphs: Whether slot passes are recorded and replayed.
     """
 
     model: Any
@@ -44,16 +47,24 @@ class Host:
     encoder: TextEncoder
     limits: ImageLimits
     pictures: PictureReader
+    cuda_graphs: bool = False
 
     @classmethod
     def load(
         cls, path: Path, name: str | None, device: torch.device, dtype: torch.dtype,
-        limits: ImageLimits, pictures: PictureReader,
+        limits: ImageLimits, pictures: PictureReader, cuda_graphs: bool = False,
     ) -> Host:  # fmt: skip
         """Load a base model and its tokeniser. Raises ``ConfigurationError``."""
+        if cuda_graphs and device.type != "cuda":
+            raise ConfigurationError(f"cuda_graphs: there are none on device {device.type}")
         model = load_base(path, device, dtype)
         use_fast_paths(model)
-        return cls(model, path, name, device, dtype, TextEncoder(load_tokenizer(path)), limits, pictures)
+        encoder = TextEncoder(load_tokenizer(path))
+        return cls(model, path, name, device, dtype, encoder, limits, pictures, cuda_graphs)
+
+    def recorder(self) -> Recorder | None:
+        """What records the passes of a scorer; None where they are computed anew."""
+        return CudaRecorder(self.device) if self.cuda_graphs else None
 
     def check(self, adapter: Path, template: str | None) -> CheckedAdapter:
         """Check an adapter against this base model. Raises ``ConfigurationError`` with every reason."""

@@ -42,6 +42,9 @@ class StepLayout:
         self.branch_sizes: list[int] = []
         if trie is not None:
             self._tabulate(trie, cell_of)
+        if isinstance(slot, DecimalSlot):
+            # Tokens that a further digit may be; the last one may be the end.
+            self.later_ids = self._long([*slot.digit_ids, *([slot.terminator] if slot.trimmed else [])])
 
     def _long(self, values: Sequence[int]) -> torch.Tensor:
         return torch.tensor(list(values), dtype=torch.long, device=self.device)

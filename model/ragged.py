@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 
 from model.conversation import Prompt
+from model.patches import normalised
+from model.sending import send
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,7 @@ class ImageBatch:
     """The images of one micro-batch, on the model's device.
 
     Attributes:
-        patches: (Σ patches, 1176) normalised patch values, image after image.
+        patches: (Σ patches, 588) uint8 pixel values (``patch_rows``), image after image.
         grids: (height, width) of every image in patches, before merging.
         contexts: Ids of every image's filled context template; may be empty.
     """
@@ -27,6 +29,10 @@ class ImageBatch:
     grids: tuple[tuple[int, int], ...]
     contexts: tuple[tuple[int, ...], ...]
 
+    def pixel_values(self) -> torch.Tensor:
+        """(Σ patches, 1176) float32, as transformers takes them."""
+        return normalised(self.patches)
+
 
 @dataclass(frozen=True)
 class RaggedIds:
@@ -34,40 +40,43 @@ class RaggedIds:
 
     Attributes:
         ids: (batch, width) text ids; 0 in image and padding cells.
-        is_image: (batch, width).
+        image_cells: (Σ visual tokens,) index of every image cell among the batch · width cells.
         positions: (3, batch, width) M-RoPE positions.
         valid: (batch, width) False in padding.
         next_position: (batch,) where the text behind continues.
     """
 
     ids: torch.Tensor
-    is_image: torch.Tensor
+    image_cells: torch.Tensor
     positions: torch.Tensor
     valid: torch.Tensor
     next_position: torch.Tensor
 
 
 def ragged_columns(images: ImageBatch, prompt: Prompt, merge: int, device: torch.device) -> RaggedIds:
-    """Lay out image, middle and context of every row, padded on the right."""
+    """Lay out image, middle and context of every row; tensors go to the device in one copy."""
     start = len(prompt.prefix)
     texts = [(*prompt.middle, *context) for context in images.contexts]
     lengths = [h * w // merge**2 + len(text) for (h, w), text in zip(images.grids, texts, strict=True)]
     batch, width = len(texts), max(lengths)
     ids = torch.zeros(batch, width, dtype=torch.long)
-    is_image = torch.zeros(batch, width, dtype=torch.bool)
     positions = torch.zeros(3, batch, width, dtype=torch.long)
     following = torch.zeros(batch, dtype=torch.long)
+    image_cells = []
     for row, ((h, w), text) in enumerate(zip(images.grids, texts, strict=True)):
         grid = image_positions(h // merge, w // merge, start)
         cells = grid.shape[1]
         behind = start + max(h, w) // merge
-        is_image[row, :cells] = True
+        image_cells.append(torch.arange(row * width, row * width + cells))
         positions[:, row, :cells] = grid
         ids[row, cells : cells + len(text)] = torch.tensor(text, dtype=torch.long)
         positions[:, row, cells : cells + len(text)] = torch.arange(behind, behind + len(text))
         following[row] = behind + len(text)
-    valid = torch.arange(width)[None] < torch.tensor(lengths)[:, None]
-    return RaggedIds(*(t.to(device) for t in (ids, is_image, positions, valid, following)))
+    ids, there, positions, filled, following = send(
+        [ids, torch.cat(image_cells), positions, torch.tensor(lengths), following], device
+    )
+    valid = torch.arange(width, device=device)[None] < filled[:, None]
+    return RaggedIds(ids, there, positions, valid, following)
 
 
 def image_positions(height: int, width: int, start: int) -> torch.Tensor:

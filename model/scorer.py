@@ -14,7 +14,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -26,19 +26,22 @@ from numpy.typing import NDArray
 from torch import nn
 
 from model.backbone import EMBEDDED_ADAPTER
-from model.batching import plan_micro_batches
+from model.batching import ModelSize, RowSize, gpu_token_budget, plan_micro_batches
 from model.checks import CheckedAdapter, checked_manifest
 from model.compiling import compile_template
 from model.conversation import ContextIds, build_prompt, encode_context
 from model.decisions import Decisions
 from model.decoding import SlotDecoder
+from model.denormals import flush_denormals
+from model.fp8 import Product, fp8_product, use_fp8
 from model.hosting import Host
 from model.images import ImageLimits, Room, decoded_bytes, unbounded
 from model.isolated_decoding import CRASH_PRONE, PictureReader
 from model.lora import MergedAdapter, load_adapter_weights, merge_adapter
-from model.patches import grid_thw, normalised_patches, visual_tokens
+from model.patches import MERGE, PATCH, grid_thw, patch_rows, visual_tokens
 from model.ragged import ImageBatch
 from model.reading import PredictionReader
+from model.staging import PixelStage, SentPixels
 from model.templates import answer_template
 from model.tokens import IM_END
 from model.unmerged import UnmergedAdapters
@@ -53,7 +56,7 @@ if TYPE_CHECKING:
 
 _Answer = TypeVar("_Answer")
 
-_CPU_TOKENS, _GPU_TOKENS = 2_048, 32_768
+_CPU_TOKENS = 2_048
 _LIBRARY_MICRO_BATCH = 32
 _DECODERS: dict[Decoder, str] = {
     "digit_tree": "mean over the digit tree, with its standard deviation",
@@ -92,10 +95,23 @@ class PreparedImage:
         return self.context.text
 
 
+@dataclass(frozen=True)
+class StagedBatch:
+    """One micro-batch whose pixels are on the device, or on their way. Made by ``Scorer.stage``.
+
+    Attributes:
+        images: In order.
+        pixels: Theirs.
+    """
+
+    images: tuple[PreparedImage, ...]
+    pixels: SentPixels
+
+
 class Scorer:
     """An adapter on its base, answering one template. Made by ``Scorer.load``.
 
-    ``prepare`` may run in many threads; ``predict`` runs one micro-batch at a time.
+    ``prepare`` and ``stage`` may run in many threads; ``predict`` runs one micro-batch at a time.
 
     Attributes:
         manifest: Of the adapter.
@@ -115,13 +131,14 @@ class Scorer:
         self.provenance = provenance
         self.encoder = encoder
         prompt = build_prompt(template, manifest.conversation, encoder)
-        self.decoder = SlotDecoder(host.model, prompt, program, score_head)
+        self.decoder = SlotDecoder(host.model, prompt, program, score_head, recorder=host.recorder())
         self.device: torch.device = self.decoder.device
-        self.token_budget = _GPU_TOKENS if self.device.type == "cuda" else _CPU_TOKENS
+        self.token_budget = self._token_budget(host, len(prompt.prefix + prompt.middle + prompt.closing))
         self.reader = PredictionReader(program, manifest, encoder)
         self._host = host
         self._turn = turn
         self._merged: MergedAdapter | None = None
+        self._stage = PixelStage(self.device)
 
     @classmethod
     def load(
@@ -135,6 +152,8 @@ class Scorer:
         limits: ImageLimits | None = None,
         isolate_decoders: bool = False,
         keep_base: bool = False,
+        fp8: bool = False,
+        cuda_graphs: bool = False,
     ) -> Scorer:
         """Load, check and merge an adapter.
 
@@ -151,19 +170,31 @@ class Scorer:
                 decoder that crashes costs one picture and not this process.
             keep_base: Keep the base tensors that the adapter changes in host memory, so that another one can
                 take its place (``successor``).
+            fp8: Linear layers of the language model in FP8 (``model.fp8``), on GPUs that have it; not with
+                ``keep_base``. Scores differ a little: ``python -m model --fp8-check`` says how much.
+            cuda_graphs: Record slot passes, padded to few shapes, as CUDA graphs and replay them
+                (``model.graphs``). Off by default: not yet measured on a GPU. Of no use to a template that
+                begins with free text.
 
         Raises:
             ConfigurationError: With every reason found; a mismatch names the manifest's fields.
         """
+        if fp8 and keep_base:
+            raise ConfigurationError(
+                "fp8: an adapter that is to be replaced must stay in the full number format"
+            )
+        flush_denormals()
+        product = _fp8_product(device, dtype) if fp8 else None
         directory = EMBEDDED_ADAPTER if adapter is None else Path(adapter)
         checked = checked_manifest(directory, template, base_model)
-        host = _host(checked, base_model, device, dtype, limits, isolate_decoders)
+        host = _host(checked, base_model, device, dtype, limits, isolate_decoders, cuda_graphs)
         if keep_base:
             merged = merge_adapter(host.model, load_adapter_weights(directory))
             return cls._merged_on(host, directory, checked, template, merged)
         merge_adapter(host.model, load_adapter_weights(directory), keep_base=False)
         lock = threading.Lock()
-        return cls._on(host, directory, checked, template, lambda: lock)
+        scorer = cls._on(host, directory, checked, template, lambda: lock)
+        return scorer if product is None else scorer.in_fp8(product)
 
     @classmethod
     def load_pair(
@@ -223,6 +254,36 @@ class Scorer:
         scorer._merged = merged
         return scorer
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number format of the weights, but those in FP8."""
+        return self._host.dtype
+
+    def in_fp8(self, product: Product) -> Scorer:
+        """Turn the model's language tower into FP8, for good; this scorer is of no use any more.
+
+        Args:
+            product: See ``model.fp8.use_fp8``.
+
+        Raises:
+            ConfigurationError: The model's shape does not allow it.
+            ValueError: This scorer was loaded with ``keep_base``.
+        """
+        if self._merged is not None:
+            raise ValueError("an adapter that is to be replaced must stay in the full number format")
+        use_fp8(self._host.model, product)
+        provenance = replace(self.provenance, dtype=f"{self.provenance.dtype}+fp8")
+        return Scorer(self._host, self.manifest, provenance, self.decoder.score_head, self._turn)
+
+    def _token_budget(self, host: Host, prompt_columns: int) -> int:
+        if self.device.type != "cuda":
+            return _CPU_TOKENS
+        model = ModelSize.of(host.model.config, host.dtype.itemsize)
+        row = RowSize.of(prompt_columns, self.decoder.program)
+        return gpu_token_budget(
+            _free_bytes(self.device), model, row, self.manifest.image.max_pixels // (PATCH * MERGE) ** 2
+        )
+
     def successor(self, adapter: str | Path, *, template: str | None = None) -> Scorer:
         """Make the scorer of another adapter on the same base, ready to take this one's place.
 
@@ -280,8 +341,19 @@ class Scorer:
         words = encode_context(context, manifest.conversation, self.encoder, manifest.answer.tokenisation)
         return PreparedImage(pixels, facts, words)
 
-    def predict(self, prepared: Sequence[PreparedImage]) -> list[Prediction]:
+    def stage(self, prepared: Sequence[PreparedImage]) -> StagedBatch:
+        """Begin to send the pixels of a micro-batch of at least one image to the device. Thread-safe.
+
+        Raises:
+            torch.OutOfMemoryError: The device has no room for them.
+        """
+        return StagedBatch(tuple(prepared), self._stage.send([image.pixels for image in prepared]))
+
+    def predict(self, prepared: Sequence[PreparedImage] | StagedBatch) -> list[Prediction]:
         """Score one micro-batch.
+
+        Args:
+            prepared: The images, or what ``stage`` made of them while the micro-batch before was scored.
 
         Returns:
             One prediction an image, in order. A prediction does not depend on the other images beyond
@@ -289,19 +361,17 @@ class Scorer:
         """
         if not prepared:
             return []
-        return self.reader.read(self.decide(prepared), [image.context_used for image in prepared])
+        staged = prepared if isinstance(prepared, StagedBatch) else self.stage(prepared)
+        return self.reader.read(self.decide(staged), [image.context_used for image in staged.images])
 
-    def decide(self, prepared: Sequence[PreparedImage]) -> Decisions:
+    def decide(self, prepared: Sequence[PreparedImage] | StagedBatch) -> Decisions:
         """Decode one micro-batch of at least one image, for who reads more of it than predictions."""
-        patches = [
-            normalised_patches(torch.from_numpy(image.pixels).to(self.device, non_blocking=True))
-            for image in prepared
-        ]
-        grids = tuple(grid_thw(*image.pixels.shape[:2])[1:] for image in prepared)
-        images = ImageBatch(torch.cat(patches), grids, tuple(image.context.ids for image in prepared))
+        flush_denormals()
+        staged = prepared if isinstance(prepared, StagedBatch) else self.stage(prepared)
+        grids = tuple(grid_thw(*image.pixels.shape[:2])[1:] for image in staged.images)
+        patches = torch.cat([patch_rows(pixels) for pixels in staged.pixels.take()])
+        images = ImageBatch(patches, grids, tuple(image.context.ids for image in staged.images))
         with self._turn():
-            # Denormals cost a tiny model most of its time on a CPU. The setting is the calling thread's.
-            torch.set_flush_denormal(True)
             return self.decoder.decode(images)
 
     def in_micro_batches(
@@ -400,13 +470,26 @@ def resolve_device(device: str) -> torch.device:
 
 def _host(
     checked: CheckedAdapter, base_model: str | None, device: str, dtype: str | None,
-    limits: ImageLimits | None, isolate_decoders: bool,
+    limits: ImageLimits | None, isolate_decoders: bool, cuda_graphs: bool = False,
 ) -> Host:  # fmt: skip
     assert checked.base_path is not None  # it was needed
     target = resolve_device(device)
     number_format = _resolve_dtype(dtype, target)
     pictures = PictureReader(CRASH_PRONE if isolate_decoders else ())
-    return Host.load(checked.base_path, base_model, target, number_format, limits or ImageLimits(), pictures)
+    return Host.load(
+        checked.base_path, base_model, target, number_format, limits or ImageLimits(), pictures, cuda_graphs
+    )
+
+
+def _fp8_product(device: str, dtype: str | None) -> Product:
+    target = resolve_device(device)
+    return fp8_product(target, _resolve_dtype(dtype, target))
+
+
+def _free_bytes(device: torch.device) -> int:
+    """Bytes of a GPU that torch may still use: those that nobody has, and those that torch has in reserve."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 def _resolve_dtype(dtype: str | None, device: torch.device) -> torch.dtype:

@@ -18,7 +18,7 @@ from model.compiling import compile_template
 from model.conversation import build_prompt, encode_context
 from model.decisions import ChoiceDecision, Decisions
 from model.decoding import SlotDecoder
-from model.patches import grid_thw, normalised_patches
+from model.patches import grid_thw, patch_rows
 from model.ragged import ImageBatch
 from model.reading import read_score
 from model.templates import SCORE, answer_templates
@@ -111,7 +111,7 @@ class Validator:
             for image in images
         ]
         return ImageBatch(
-            patches=torch.cat([normalised_patches(image.pixels) for image in images]).to(device),
+            patches=torch.cat([patch_rows(torch.tensor(image.pixels)) for image in images]).to(device),
             grids=tuple(grid_thw(*image.pixels.shape[:2])[1:] for image in images),
             contexts=tuple(contexts),
         )

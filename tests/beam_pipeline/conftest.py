@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from beam_pipeline import gcs_access
 from beam_pipeline.engine import release_engines
 
 
@@ -13,3 +14,11 @@ def _fresh_engines() -> Iterator[None]:
     release_engines()
     yield
     release_engines()
+
+
+@pytest.fixture(autouse=True)
+def _closed_connections() -> Iterator[None]:
+    """A client of a server that is gone would be collected with open sockets, in another test."""
+    yield
+    for client in gcs_access._CLIENTS.values():
+        client.close()

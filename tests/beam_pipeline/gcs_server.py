@@ -83,6 +83,7 @@ class GcsServer:
         return [blob.name for blob in self.client.list_blobs(bucket)]
 
     def stop(self) -> None:
+        self.client.close()
         self._process.terminate()
         self._process.wait()
 

@@ -34,10 +34,19 @@ def test_chunks_of_a_shard_are_even() -> None:
 
 
 @pytest.mark.parametrize(
-    ("total", "shards"), [(0, 1), (1, 1), (256, 1), (257, 2), (513, 4), (1024, 4), (1025, 8)]
+    ("total", "shards"), [(0, 1), (1, 1), (2048, 8), (2049, 16), (4096, 16), (4097, 32), (100_000, 512)]
 )
 def test_shards_are_the_power_of_two_that_the_count_asks_for(total: int, shards: int) -> None:
     assert shard_count(total, 256) == shards
+
+
+@pytest.mark.parametrize(("total", "shards"), [(64, 1), (65, 2), (256, 4), (512, 8), (1024, 8)])
+def test_a_small_job_has_smaller_chunks_so_that_its_first_rows_come_soon(total: int, shards: int) -> None:
+    assert shard_count(total, 256) == shards
+
+
+def test_a_chunk_size_below_that_is_kept() -> None:
+    assert shard_count(100, 8) == 16
 
 
 def test_the_shard_of_a_uri_never_changes() -> None:

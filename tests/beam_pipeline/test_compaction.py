@@ -511,9 +511,21 @@ def test_a_set_that_lost_rows_removes_nothing(tmp_path: Path) -> None:
         table = pq.ParquetFile(path).read()
         pq.write_table(table.slice(1), path)
 
-    with pytest.raises(ValueError, match="rows, not 12"):
+    with pytest.raises(ConfigurationError, match="rows, not 12"):
         _compact(tmp_path, CompactionSettings(10, 1), sleep=damage)
     assert chunks < set(_names(tmp_path))
+
+
+def test_a_compacted_file_that_is_damaged_is_named_and_nothing_is_touched(tmp_path: Path) -> None:
+    _small_files(tmp_path, 4)
+    _compact(tmp_path)
+    _small_files(tmp_path, 1, first=4)
+    (path, *_rest) = tmp_path.glob("scores/*/compact-*.parquet")
+    path.write_bytes(path.read_bytes()[:-50])
+    before = files(tmp_path)
+    with pytest.raises(ConfigurationError, match=f"{path.name}: is damaged"):
+        _compact(tmp_path)
+    assert files(tmp_path) == before
 
 
 def test_it_is_told_as_json(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -529,6 +541,8 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path: Path, capsys: pytest.Captur
     said = capsys.readouterr().err
     for words in ("--date yesterday", "--date 2026-3-1", "--target-rows 0", "--delete-after-s -1"):
         assert words in said
+    assert main(["compact", str(tmp_path), "--delete-after-s", "inf"]) == 2
+    assert "--delete-after-s inf: must be a number" in capsys.readouterr().err
     assert main(["compact", str(tmp_path)]) == 2
     assert "no rows there" in capsys.readouterr().err
 

@@ -11,7 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_pipeline.engine import Engine, EngineSettings, pinned_engine, release_engines
+from beam_pipeline.engine import (
+    Engine,
+    EngineSettings,
+    default_fetch_threads,
+    pinned_engine,
+    release_engines,
+)
 from beam_pipeline.fakes import FakePrepared, FakeScorer, FakeScorerFactory
 from beam_pipeline.prefetch import Preparer, windows_ahead
 from beam_pipeline.scorers import Serving
@@ -209,6 +215,17 @@ def test_a_context_of_special_tokens_is_data(tmp_path: Path) -> None:
     (outcome,) = _engine(FakeScorer()).score_chunk(Chunk((image,)), "run", Recorder()).outcomes
     assert isinstance(outcome, ImageScore)
     assert outcome.ref.context == "<|image_pad|>"
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(1, 4), (16, 16), (96, 96)])
+def test_threads_follow_the_cores_that_the_process_may_use(
+    monkeypatch: pytest.MonkeyPatch, cores: int, threads: int
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 128)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)), raising=False)
+    assert default_fetch_threads() == threads
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert default_fetch_threads() == 128
 
 
 def test_an_engine_is_loaded_once_a_process_whoever_asks() -> None:

@@ -113,7 +113,7 @@ def test_names_with_dashes_are_the_same_names() -> None:
 
 
 def test_every_parameter_reaches_its_option() -> None:
-    samples = {"BOOLEAN": "true", "NUMBER": "3"}
+    samples = {"BOOLEAN": "true", "NUMBER": "7"}
     for field in fields(ScoringOptions):
         if field.name in LOCAL:
             continue

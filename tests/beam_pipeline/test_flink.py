@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,16 @@ def test_what_flink_could_not_run_is_said_before_it_is_asked(
     assert f"{nowhere}: no such file" in jar
     assert java.startswith("java: no such program")
     remote = beam_options(["--runner=FlinkRunner", "--job_endpoint=flink:8099"])
-    assert runner_problems(BATCH, remote) == []
+    shared = replace(BATCH, input=("/shared/photos",), output="gs://scored/out", adapter="/opt/adapter")
+    assert runner_problems(shared, remote) == []
+
+
+def test_places_that_only_this_process_has_are_said_for_workers_elsewhere() -> None:
+    remote = beam_options(["--runner=FlinkRunner", "--job_endpoint=flink:8099"])
+    problems = runner_problems(replace(BATCH, adapter="mine", challenger="adapters/other"), remote)
+    for said, flag in zip(problems, ("--input photos", "--output out", "--adapter mine"), strict=False):
+        assert said.startswith(flag)
+    assert len(problems) == 4
 
 
 def test_every_published_version_of_flink_can_be_named() -> None:

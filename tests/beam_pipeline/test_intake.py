@@ -121,8 +121,9 @@ def test_a_stream_that_outruns_the_model_does_not_grow_what_is_held_for_it(
 ) -> None:
     scorer = SlowScorer()
     _score(scorer, SETTINGS, monkeypatch)
-    # Two chunks are in work; each has its prefetched images and a micro-batch that is not full yet.
-    per_chunk = SETTINGS.prefetch_images + SETTINGS.micro_batch_images
+    # Two chunks are in work; each has its prefetched images, a micro-batch that is not full yet, and one that
+    # is being scored.
+    per_chunk = SETTINGS.prefetch_images + 2 * SETTINGS.micro_batch_images
     assert SETTINGS.prefetch_images < scorer.alive.most <= 2 * per_chunk
     assert scorer.alive.now == 0
 

@@ -18,13 +18,17 @@ class _Feed:
 
     def __init__(self, arrivals: Sequence[tuple[float, ImageRef]]) -> None:
         self.time = 0.0
+        self.left_out = 0
         self.arrivals = list(arrivals)
         self.settled: list[ImageRef] = []
+        self.endless = False
 
     def clock(self) -> float:
         return self.time
 
     def arrived(self, most: int, timeout_s: float) -> list[ImageRef]:
+        if self.endless:
+            return [ref(f"{len(self.settled)}-{number}.jpg") for number in range(most)]
         if not self.arrivals or self.arrivals[0][0] > self.time + timeout_s:
             self.time += timeout_s
             return []
@@ -35,6 +39,9 @@ class _Feed:
 
     def settle(self, refs: Sequence[ImageRef]) -> None:
         self.settled += refs
+
+    def cease(self) -> None:
+        self.endless = False
 
     def close(self) -> None:
         pass
@@ -112,6 +119,20 @@ def test_a_stopped_stream_scores_what_has_arrived_and_ends() -> None:
     follow(feed, run_round, RoundPlan(images=4, wait_s=10), stop, clock=feed.clock)
     assert [len(refs) for refs in rounds.refs] == [4, 2]
     assert len(feed.settled) == 6
+
+
+def test_a_stopped_stream_ends_though_its_source_never_runs_dry() -> None:
+    feed, stop = _Feed([]), threading.Event()
+    feed.endless = True
+    rounds = _Rounds(feed)
+
+    def run_round(refs: tuple[ImageRef, ...]) -> None:
+        stop.set()
+        rounds(refs)
+        assert len(rounds.refs) < 10
+
+    follow(feed, run_round, PLAN, stop, clock=feed.clock)
+    assert [len(refs) for refs in rounds.refs] == [4]
 
 
 def test_a_round_that_fails_is_run_again_with_the_same_images_and_settled_once() -> None:

@@ -37,7 +37,7 @@ def test_other_events_are_no_images(event: str) -> None:
     assert read(eventType=event) is None
 
 
-@pytest.mark.parametrize("name", ["folder/", "photo.json", "deep/.hidden.jpg", "notes.txt"])
+@pytest.mark.parametrize("name", ["folder/", "photo.json", "deep/.hidden.jpg", ".thumbs/a.jpg", "notes.txt"])
 def test_what_a_folder_walk_would_not_offer_is_no_image(name: str) -> None:
     assert read(objectId=name) is None
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import ast
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import beam_pipeline
-from beam_pipeline.options import ScoringOptions, parse, parser
+from beam_pipeline.options import ScoringOptions, misspelt, parse, parser
 from model.images import ImageLimits
 from schemas.errors import ConfigurationError
 
@@ -60,6 +61,29 @@ def test_an_abbreviated_option_is_not_ours() -> None:
     assert others == ["--chunk", "9"]
 
 
+def test_a_misspelt_option_of_ours_is_found_without_asking_beam() -> None:
+    others = ["--chunk-sise", "5", "--skip-scord", "--fetch-thread=4"]
+    assert misspelt(others) == [
+        "--chunk-sise: no such option; did you mean --chunk-size?",
+        "--skip-scord: no such option; did you mean --skip-scored?",
+        "--fetch-thread: no such option; did you mean --fetch-threads?",
+    ]
+
+
+def test_no_option_of_beam_is_taken_for_one_of_ours() -> None:
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    import beam_pipeline.runners
+
+    assert beam_pipeline.runners  # registers what runners add
+    known = argparse.ArgumentParser(add_help=False, conflict_handler="resolve")
+    for kind in PipelineOptions.__subclasses__():
+        kind._add_argparse_args(known)
+    flags = [flag for action in known._actions for flag in action.option_strings]
+    assert "--job-server-timeout" in flags  # has dashes
+    assert misspelt([*flags, "stray", "-x"]) == []
+
+
 def test_an_optional_number_is_a_number() -> None:
     assert parse(["--token-budget", "512"])[0].token_budget == 512
     with pytest.raises(ConfigurationError, match="--token-budget"):
@@ -78,6 +102,7 @@ def test_every_job_gets_its_own_run_id_unless_it_has_one() -> None:
         (["--help"], 0),
         (["--chunk-size", "many"], 2),
         (["--input", "nowhere/*.jpg", "--device", "gpu"], 2),
+        (["--input", ".", "--output", "out", "--chunk-sise", "5"], 2),
         (["summary", "--help"], 0),
     ],
 )

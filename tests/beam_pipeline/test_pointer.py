@@ -217,6 +217,17 @@ def test_a_remote_adapter_that_is_not_whole_leaves_nothing_behind(
 
 
 @pytest.mark.integration
+@pytest.mark.parametrize("lost", ["adapter_model.safetensors", "manifest.json"])
+def test_a_copy_that_lost_a_file_to_a_cleaner_is_made_again(
+    server: GcsServer, cache: Path, variant: Path, lost: str
+) -> None:
+    uri = upload(server, variant, "gs://adapters-e/v2")
+    (local_folder(uri) / lost).unlink()
+    assert adapter_problems(uri, None, None) == []
+    assert (local_folder(uri) / lost).read_bytes() == (variant / lost).read_bytes()
+
+
+@pytest.mark.integration
 def test_many_who_copy_the_same_adapter_at_once_share_one_whole_copy(
     server: GcsServer, cache: Path, variant: Path
 ) -> None:

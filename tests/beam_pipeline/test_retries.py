@@ -11,12 +11,13 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 
-from beam_pipeline.failed import FailedRef, failed_refs, failure_files, ref_to_retry
+from beam_pipeline.failed import FailedRef, failed_refs, ref_to_retry
 from beam_pipeline.inputs import describe
 from beam_pipeline.queries import ddl
 from beam_pipeline.retries import ReadFailedRefs
 from beam_pipeline.runners import beam_options, local_runner
 from beam_pipeline.sink import write_chunk
+from beam_pipeline.storage import list_files
 from beam_pipeline.summary import summarise
 from schemas.errors import Stage
 from schemas.records import ImageRef, Outcome, ScoredChunk, ScoringFailure
@@ -136,13 +137,17 @@ def test_a_file_that_could_not_be_listed_and_now_can_is_described(photo: Callabl
 def test_only_this_adapters_champion_and_what_names_an_image_is_read(tmp_path: Path) -> None:
     _write(tmp_path, failure(ref("a")), _at("ingest", ref("message")))
     _write(tmp_path, challenging(failure(ref("b"))), failure(ref("c"), revision="r2"))
-    found = [row.ref.image_uri for file in failure_files(str(tmp_path)) for row in failed_refs(file, "r1")]
+    found = [
+        row.ref.image_uri
+        for file in list_files(f"{tmp_path}/failures", ".parquet")
+        for row in failed_refs(file, "r1")
+    ]
     assert found == ["a"]
 
 
 def test_failures_of_earlier_versions_are_champions(tmp_path: Path) -> None:
     _write(tmp_path, failure(ref("a", context="c", passthrough_json="{}")))
-    (path,) = failure_files(str(tmp_path))
+    (path,) = list_files(f"{tmp_path}/failures", ".parquet")
     pq.write_table(pq.ParquetFile(path).read().drop_columns(["role"]), path)
     assert [row.ref for row in failed_refs(path, "r1")] == [ref("a", context="c", passthrough_json="{}")]
 

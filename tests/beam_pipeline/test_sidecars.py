@@ -218,7 +218,7 @@ def test_an_image_is_scored_and_told_with_what_its_sidecar_says(photos: list[Pat
     assert (broken.stage, broken.error_type, broken.retryable) == ("fetch", "SidecarError", False)
     assert "photo_0001.json" in broken.message
     assert isinstance(text, ScoringFailure)
-    assert (text.stage, text.ref.context) == ("decode", "title: Text")
+    assert (text.stage, text.ref.context) == ("decode", None)
     assert isinstance(plain, ImageScore)
     assert plain.ref.context is None
 
@@ -242,3 +242,15 @@ def test_a_job_writes_the_context_of_sidecars_into_its_rows(photos: list[Path], 
     told = {Path(row["image_uri"]).name: row["context"] for row in rows(output, "scores")}
     assert told == {"photo_0000.jpg": "title: Sunset", "photo_0003.jpg": None}
     assert {row["error_type"] for row in rows(output, "failures")} == {"SidecarError", "DecodeError"}
+
+
+def test_a_failure_keeps_the_given_context_only_so_that_a_retry_reads_the_sidecar_anew(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "photo.jpg").write_bytes(b"no image")
+    (tmp_path / "photo.json").write_text('{"title": "old words"}')
+    engine = Engine(FakeScorer(), WITH_SIDECARS)
+    plain = ref(str(tmp_path / "photo.jpg"), image_generation=None)
+    (outcome,) = engine.score_chunk(Chunk((plain,)), "run", Recorder()).outcomes
+    assert isinstance(outcome, ScoringFailure)
+    assert outcome.ref == plain

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from apache_beam.io.filesystem import FileMetadata
 from apache_beam.io.localfilesystem import LocalFileSystem
 
+from beam_pipeline import storage
 from beam_pipeline.__main__ import main
 from beam_pipeline.fakes import FakeScorerFactory
 from beam_pipeline.inputs import describe, locate
@@ -136,3 +138,23 @@ def test_file_uris_are_paths() -> None:
 def test_names_are_joined_to_folders_with_and_without_a_slash() -> None:
     assert join("gs://b/out/", "scores", "x") == join("gs://b/out", "scores", "x") == "gs://b/out/scores/x"
     assert join("/", "x") == "/x"
+
+
+def test_a_file_that_is_overwritten_while_it_is_read_is_neither_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"old" * 100_000)
+    (image,) = (describe(found, NOW) for found in locate(str(path)))
+
+    class Overwritten(io.FileIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            half = super().read(100_000)
+            with path.open("r+b") as other:
+                other.write(b"new" * 100_000)
+            os.utime(path, (1, 1))
+            return half + super().read(size)
+
+    monkeypatch.setattr(storage, "open_binary", Overwritten)
+    with pytest.raises(FetchError, match="changed after it was listed"):
+        read_image(image, 10**6)

@@ -12,6 +12,7 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import apache_beam as beam
 import pytest
@@ -20,13 +21,14 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.util import assert_that, equal_to
 
+from beam_pipeline import stream_sources
 from beam_pipeline.__main__ import main
 from beam_pipeline.fakes import FakeScorerFactory
 from beam_pipeline.handler import NAMESPACE
 from beam_pipeline.job import Job
 from beam_pipeline.options import ScoringOptions
 from beam_pipeline.pipeline import build_pipeline
-from beam_pipeline.stream_sources import IGNORED, DropSeen, refs_of_message
+from beam_pipeline.stream_sources import IGNORED, DropSeen, WatchPlace, refs_of_message
 from beam_pipeline.transforms import ChunkStream
 from schemas.records import Chunk, ImageRef
 from tests.beam_pipeline.helpers import NOW, ref, rows, write_photos
@@ -102,6 +104,25 @@ def test_batch_and_stream_differ_in_their_source_and_in_how_chunks_close_only(so
     assert common(batch) == common(stream)
     assert {name.split("/")[0] for name in batch} == {name.split("/")[0] for name in stream}
     assert "ReadImageRefs/DropSeen/Once/DeduplicateFn" in stream
+
+
+@pytest.mark.parametrize(
+    ("place", "pattern"),
+    [("gs://b/in", "gs://b/in/**"), ("gs://b/in/", "gs://b/in/**"), ("gs://b/*.jpg", "gs://b/*.jpg")],
+)
+def test_a_watched_place_is_a_folder_unless_it_is_a_pattern(
+    place: str, pattern: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    plain = stream_sources.MatchContinuously
+
+    def matched(file_pattern: str, **options: Any) -> Any:
+        asked.append(file_pattern)
+        return plain(file_pattern, **options)
+
+    monkeypatch.setattr(stream_sources, "MatchContinuously", matched)
+    _ = beam.Pipeline(runner=FnApiRunner()) | WatchPlace(place, 10.0)
+    assert asked == [pattern]
 
 
 def _stream(folder: Path, output: Path, *more: str) -> list[str]:

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 pytest.importorskip("google.api_core")
-from google.api_core.exceptions import DeadlineExceeded, PermissionDenied
+from google.api_core.exceptions import DeadlineExceeded, InternalServerError, PermissionDenied
 
+from beam_pipeline import subscription_feed
 from beam_pipeline.seen_keys import SeenKeys
 from beam_pipeline.subscription_feed import SubscriptionFeed
 from schemas.records import ImageRef
@@ -55,6 +56,8 @@ class _Server:
         return SimpleNamespace(received_messages=found)
 
     def acknowledge(self, *, request: dict[str, Any]) -> None:
+        if self.trouble is not None:
+            raise self.trouble
         self.acknowledged += request["ack_ids"]
 
     def modify_ack_deadline(self, *, request: dict[str, Any]) -> None:
@@ -186,6 +189,38 @@ def test_trouble_with_the_subscription_is_told_to_who_waits(server: _Server) -> 
     until(lambda: not feed._thread.is_alive())
     with pytest.raises(PermissionDenied):
         feed.arrived(1, 0.0)
+    feed.close()
+
+
+def test_a_server_that_is_briefly_away_ends_nothing_and_is_told_of(
+    server: _Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(subscription_feed, "_PULL_S", 0.01)
+    feed = make(server)
+    server.put("1")
+    (image,) = take(feed, 1)
+    server.trouble = InternalServerError("try later")
+    until(lambda: "try later" in caplog.text)
+    feed.settle([image])
+    assert server.acknowledged == []
+    server.trouble = None
+    server.put("again")
+    until(lambda: server.acknowledged == ["again"])
+    server.put("2", "b.jpg")
+    assert len(take(feed, 1)) == 1
+    feed.close()
+
+
+def test_after_ceasing_nothing_more_is_pulled_and_what_was_is_given(server: _Server) -> None:
+    feed = make(server)
+    server.put("1")
+    until(lambda: server.deadlines)
+    feed.cease()
+    time.sleep(0.2)
+    server.put("2", "b.jpg")
+    assert [image.image_uri for image in take(feed, 1)] == ["gs://b/a.jpg"]
+    assert feed.arrived(1, 0.3) == []
+    assert len(server.waiting) == 1
     feed.close()
 
 

@@ -10,10 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import dataset
 
+from beam_pipeline import outcome_rows
 from beam_pipeline.__main__ import main
+from beam_pipeline.compaction import CompactionSettings, compact
 from beam_pipeline.queries import DIALECTS, ddl, type_of
-from beam_pipeline.scored import score_files, scored_keys
+from beam_pipeline.scored import scored_keys
 from beam_pipeline.sink import write_chunk
+from beam_pipeline.storage import list_files
 from beam_pipeline.summary import Summary, summarise, summary_text, write_summary
 from schemas.records import Outcome, ScoredChunk
 from schemas.tables import FAILURES_SCHEMA, SCORES_SCHEMA
@@ -88,7 +91,9 @@ def test_what_an_adapter_scored_as_challenger_hides_nothing_that_it_scored_as_ch
     assert connection.sql("SELECT role, score FROM image_scores").fetchall() == [("champion", 1.0)]
     summary = summarise(str(tmp_path))
     assert (summary.scored, summary.failed, summary.score_median) == (1, 2, 1.0)
-    assert sorted(key for file in score_files(str(tmp_path)) for key in scored_keys(file, "r1")) == [("a", 1)]
+    assert sorted(
+        key for file in list_files(f"{tmp_path}/scores", ".parquet") for key in scored_keys(file, "r1")
+    ) == [("a", 1)]
 
 
 def test_failures_written_before_there_were_roles_are_champions(tmp_path: Path) -> None:
@@ -109,6 +114,24 @@ def test_of_one_attempt_the_latest_row_counts(tmp_path: Path) -> None:
     connection = duckdb.connect()
     connection.execute(ddl(str(tmp_path)))
     assert connection.sql("SELECT run_id FROM image_scores WHERE image_uri = 'a'").fetchall() == [("late",)]
+
+
+def test_an_output_that_is_compacted_while_it_is_counted_is_counted_right(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = summarise(str(output))
+    plain = outcome_rows.list_files
+
+    def listed(folder: str, suffix: str) -> list[str]:
+        found = plain(folder, suffix)
+        settings = CompactionSettings(delete_after_s=0)
+        assert all(not day.left for day in compact(str(output), settings, before="9999-01-01"))
+        return found
+
+    monkeypatch.setattr(outcome_rows, "list_files", listed)
+    after = summarise(str(output))
+    assert (after.scored, after.failed, after.failures) == (before.scored, before.failed, before.failures)
+    assert after.score_files == 1
 
 
 def test_a_run_can_be_summarised_alone(output: Path) -> None:
@@ -181,12 +204,8 @@ def test_every_dialect_names_every_column(output: Path, dialect: str) -> None:
 
 
 def test_the_keys_that_one_adapter_has_scored_are_read(output: Path) -> None:
-    keys = [key for file in score_files(str(output)) for key in scored_keys(file, "r1")]
+    keys = [key for file in list_files(f"{output}/scores", ".parquet") for key in scored_keys(file, "r1")]
     assert set(keys) == {("a", 1), ("b", 1), ("d", 1)}
-
-
-def test_there_are_no_score_files_before_the_first_run(tmp_path: Path) -> None:
-    assert score_files(str(tmp_path / "new")) == []
 
 
 def test_the_published_questions_are_answered(output: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -62,6 +62,12 @@ def test_devices_that_may_exist_on_a_worker_are_accepted(options: ScoringOptions
             "--skip-scored: of a subscription everything is new",
         ),
         ({"input": (), "retry_failed": ("all", "ingest")}, "--retry-failed ingest: must be one of all, "),
+        ({"input": (), "retry_failed": ("all",)}, "has no rows"),
+        (
+            {"input": (), "watch": ".", "every": 10.0, "stop_when_idle_s": 10.0},
+            "--stop-when-idle-s 10: must be more than --every 10",
+        ),
+        ({"stop_when_idle_s": 60.0}, "--stop-when-idle-s ends a stream: it goes with"),
         ({"every": 0.0}, "--every 0: must be a number above 0"),
         ({"chunk_wait_s": float("nan")}, "--chunk-wait-s nan"),
         ({"deduplicate_s": float("inf")}, "--deduplicate-s inf"),
@@ -70,6 +76,11 @@ def test_devices_that_may_exist_on_a_worker_are_accepted(options: ScoringOptions
         ({"stream_shards": 0}, "--stream-shards 0"),
         ({"in_flight_bytes": 0}, "--in-flight-bytes 0"),
         ({"input": ("nowhere/*.jpg",)}, "--input nowhere/*.jpg: nothing matches"),
+        ({"fp8": True, "device": "cpu"}, "--fp8 and --device cpu: FP8 needs a GPU"),
+        ({"fp8": True, "dtype": "float16"}, "--fp8 and --dtype float16: all else is bfloat16"),
+        ({"fp8": True, "challenger": "theirs"}, "--fp8 and --challenger"),
+        ({"fp8": True, "adapter": __file__}, "--fp8: needs an --adapter that stays"),
+        ({"fp8": True, "score_gpu": "nvidia-tesla-t4"}, "--fp8 and --score-gpu nvidia-tesla-t4"),
         ({"output": ""}, "--output is missing"),
         ({"output": __file__}, "is a file"),
         ({"output": f"{__file__}/out"}, "is not a directory"),
@@ -78,6 +89,11 @@ def test_devices_that_may_exist_on_a_worker_are_accepted(options: ScoringOptions
 def test_each_problem_is_said(options: ScoringOptions, change: dict[str, object], reason: str) -> None:
     (problem,) = problems_of(replace(options, **change))  # type: ignore[arg-type]
     assert reason in problem
+
+
+def test_fp8_is_accepted_where_a_worker_may_have_it(options: ScoringOptions) -> None:
+    for more in ({}, {"device": "cuda:1"}, {"dtype": "bfloat16"}, {"score_gpu": "nvidia-l4"}):
+        assert problems_of(replace(options, fp8=True, **more)) == []  # type: ignore[arg-type]
 
 
 def test_a_place_to_watch_may_be_empty_or_not_match_yet(options: ScoringOptions, tmp_path: Path) -> None:

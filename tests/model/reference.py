@@ -45,7 +45,7 @@ def generate_under_mask(
     out = model.generate(
         input_ids=ids,
         attention_mask=mask,
-        pixel_values=images.patches,
+        pixel_values=images.pixel_values(),
         image_grid_thw=torch.tensor([[1, h, w] for h, w in images.grids], device=ids.device),
         mm_token_type_ids=(ids == pad).int(),
         do_sample=False,

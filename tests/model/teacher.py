@@ -64,11 +64,10 @@ def setup(
 def random_images(
     grids: Sequence[tuple[int, int]], seed: int = 0, contexts: Sequence[tuple[int, ...]] | None = None
 ) -> ImageBatch:
-    """Random patch values for images of the given patch grids."""
+    """Random pixels for images of the given patch grids."""
     draw = torch.Generator().manual_seed(seed)
-    frames = torch.cat([torch.randn(h * w, 3, 1, 196, generator=draw) for h, w in grids])
-    patches = frames.expand(-1, -1, 2, -1).reshape(len(frames), 1176)  # a still image: two equal frames
-    return ImageBatch(patches, tuple(grids), tuple(contexts or [()] * len(grids)))
+    patches = [torch.randint(0, 256, (h * w, 588), generator=draw, dtype=torch.uint8) for h, w in grids]
+    return ImageBatch(torch.cat(patches), tuple(grids), tuple(contexts or [()] * len(grids)))
 
 
 def one_image(images: ImageBatch, row: int) -> ImageBatch:
@@ -90,7 +89,7 @@ def teacher_forced(setup: Setup, images: ImageBatch, row: int, answer: Sequence[
     out = setup.model(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
-        pixel_values=alone.patches,
+        pixel_values=alone.pixel_values(),
         image_grid_thw=torch.tensor([[1, height, width]]),
         mm_token_type_ids=(ids == pad).int(),
         use_cache=False,

