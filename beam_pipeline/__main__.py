@@ -16,7 +16,7 @@ from beam_pipeline.options import Parser, ScoringOptions, misspelt, parse
 from schemas.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from beam_pipeline.scorers import ScorerFactory
+    from beam_pipeline.scoring.scorers import ScorerFactory
 
 # Nothing heavy is imported up here: --help, and an option error, must answer at once.
 
@@ -60,9 +60,9 @@ def _score(arguments: Sequence[str], factory: ScorerFactory | None) -> int:
     _check(options, others, ours=factory is None)
 
     from beam_pipeline.job import Job, model_factory
-    from beam_pipeline.runners import beam_options, right_fitting_problems, runner_problems
+    from beam_pipeline.output.summary import summary_text, write_summary
     from beam_pipeline.running import run_job
-    from beam_pipeline.summary import summary_text, write_summary
+    from beam_pipeline.submission.runners import beam_options, right_fitting_problems, runner_problems
 
     beam = beam_options(others)
     problems = [*runner_problems(options, beam), *right_fitting_problems(options.score_gpu, beam)]
@@ -81,7 +81,7 @@ def _score(arguments: Sequence[str], factory: ScorerFactory | None) -> int:
 
 
 def _check(options: ScoringOptions, others: Sequence[str], *, ours: bool) -> None:
-    from beam_pipeline.adapters import adapter_problems
+    from beam_pipeline.scoring.adapters import adapter_problems
     from beam_pipeline.validation import problems_of
 
     problems = [*misspelt(others), *problems_of(options)]
@@ -98,20 +98,20 @@ def _check(options: ScoringOptions, others: Sequence[str], *, ours: bool) -> Non
 
 
 def _dataflow_flags(arguments: Sequence[str]) -> int:
-    from beam_pipeline.gpu_settings import print_dataflow_flags
+    from beam_pipeline.submission.gpu_settings import print_dataflow_flags
 
     return print_dataflow_flags(arguments)
 
 
 def _template_metadata(arguments: Sequence[str]) -> int:
-    from beam_pipeline.flex_template import print_template_metadata
+    from beam_pipeline.submission.flex_template import print_template_metadata
 
     return print_template_metadata(arguments)
 
 
 def _summary(arguments: Sequence[str]) -> int:
-    from beam_pipeline.adapters import is_synthetic
-    from beam_pipeline.summary import summarise, summary_text
+    from beam_pipeline.output.summary import summarise, summary_text
+    from beam_pipeline.scoring.adapters import is_synthetic
 
     parser = Parser(prog="python -m beam_pipeline summary", description="Say what an output holds.")
     parser.add_argument("output", metavar="OUTPUT", help="directory of a job")
@@ -127,7 +127,7 @@ def _summary(arguments: Sequence[str]) -> int:
 
 
 def _query(arguments: Sequence[str]) -> int:
-    from beam_pipeline.queries import ANALYST_QUERY, TABLE_QUERY, answer
+    from beam_pipeline.output.queries import ANALYST_QUERY, TABLE_QUERY, answer
 
     parser = Parser(prog="python -m beam_pipeline query", description="Ask an output with DuckDB.")
     parser.add_argument("output", metavar="OUTPUT", help="directory of a job")
@@ -142,7 +142,7 @@ def _query(arguments: Sequence[str]) -> int:
 
 
 def _ddl(arguments: Sequence[str]) -> int:
-    from beam_pipeline.queries import DIALECTS, ddl
+    from beam_pipeline.output.queries import DIALECTS, ddl
 
     parser = Parser(
         prog="python -m beam_pipeline ddl", description="Print SQL that makes an output queryable."
@@ -155,7 +155,7 @@ def _ddl(arguments: Sequence[str]) -> int:
 
 
 def _compact(arguments: Sequence[str]) -> int:
-    from beam_pipeline.compaction_command import compact_command
+    from beam_pipeline.output.compaction_command import compact_command
 
     return compact_command(arguments)
 

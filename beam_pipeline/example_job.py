@@ -11,7 +11,7 @@ import apache_beam as beam
 
 from beam_pipeline.job import Job, model_factory
 from beam_pipeline.options import ScoringOptions
-from beam_pipeline.runners import beam_options, local_runner
+from beam_pipeline.submission.runners import beam_options, local_runner
 from beam_pipeline.transforms import ChunkRefs, ReadImageRefs, ScoreChunks, WriteChunks
 from schemas.records import ImageRef, ImageScore, ScoredChunk
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 
-from beam_pipeline.engine import EngineSettings
-from beam_pipeline.failures import AdapterIdentity
 from beam_pipeline.options import ScoringOptions
-from beam_pipeline.scorers import ModelScorerFactory, ScorerFactory
+from beam_pipeline.scoring.engine import EngineSettings
+from beam_pipeline.scoring.failures import AdapterIdentity
+from beam_pipeline.scoring.scorers import ModelScorerFactory, ScorerFactory
 from model.images import ImageLimits
 from schemas.records import ImageRef
 
@@ -22,8 +22,8 @@ class Job:
         options: As given.
         factory: Makes the scorer on the worker.
         started_at: UTC; the event time of images that have none of their own.
-        arrived: The images of one round of a stream (``beam_pipeline.live``), in place of the source that
-            the options name; None = read that source.
+        arrived: The images of one round of a stream (``beam_pipeline.sources.live``), in place of the
+            source that the options name; None = read that source.
         adapter_at_start: Which adapter served when the job began; None = look. A pointer may name another
             one since, or nothing that can serve.
     """

@@ -210,8 +210,8 @@ def parse(argv: Sequence[str]) -> tuple[ScoringOptions, list[str]]:
 def misspelt(others: Sequence[str]) -> list[str]:
     """Say which arguments were meant to be ours: those with a dash inside that are much like one of ours.
 
-    Beam's options have underscores. What is left, Beam itself must judge (``beam_pipeline.runners``), and
-    importing it takes seconds.
+    Beam's options have underscores. What is left, Beam itself must judge
+    (``beam_pipeline.submission.runners``), and importing it takes seconds.
     """
     flags = [flag_of(option) for option in fields(ScoringOptions)]
     names = [other.split("=", 1)[0] for other in others if other.startswith("--")]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import apache_beam as beam
 
-from beam_pipeline.gpu_settings import resource_hints
 from beam_pipeline.job import Job
+from beam_pipeline.submission.gpu_settings import resource_hints
 from beam_pipeline.transforms import ChunkRefs, DropScored, ReadImageRefs, ScoreChunks, WriteChunks
 
 

@@ -14,19 +14,24 @@ from types import FrameType
 import apache_beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
-from beam_pipeline.engine import pinned_engine
 from beam_pipeline.job import Job
-from beam_pipeline.live import Feed, RoundPlan, follow
+from beam_pipeline.output.reading_output import day_folders, read_day
+from beam_pipeline.output.scored import scored_keys
+from beam_pipeline.output.summary import Summary, summarise
 from beam_pipeline.pipeline import build_pipeline
 from beam_pipeline.progress import ProgressPrinter, tally_of
-from beam_pipeline.reading_output import day_folders, read_day
-from beam_pipeline.runners import counter_value, is_submitted_only, local_runner, runs_in_this_process
-from beam_pipeline.scored import scored_keys
-from beam_pipeline.storage import join
-from beam_pipeline.subscription_feed import SubscriptionFeed, subscription_problem
-from beam_pipeline.summary import Summary, summarise
+from beam_pipeline.scoring.engine import pinned_engine
+from beam_pipeline.sources.live import Feed, RoundPlan, follow
+from beam_pipeline.sources.subscription_feed import SubscriptionFeed, subscription_problem
+from beam_pipeline.sources.watch_feed import WatchFeed
+from beam_pipeline.stores.storage import join
+from beam_pipeline.submission.runners import (
+    counter_value,
+    is_submitted_only,
+    local_runner,
+    runs_in_this_process,
+)
 from beam_pipeline.transforms import SKIPPED
-from beam_pipeline.watch_feed import WatchFeed
 from schemas.errors import ConfigurationError
 from schemas.records import ImageRef
 from schemas.tables import SCORES

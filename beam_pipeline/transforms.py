@@ -10,18 +10,18 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import RunInference
 
-from beam_pipeline.chunks import cut_chunks, shard_count, shard_of
 from beam_pipeline.coders import decode, encode, register_coders
-from beam_pipeline.handler import NAMESPACE, ChunkHandler, rescue
-from beam_pipeline.image_table import read_table
-from beam_pipeline.inputs import describe, locate
 from beam_pipeline.job import Job
+from beam_pipeline.output.reading_output import ReadOutput
+from beam_pipeline.output.scored import scored_keys
+from beam_pipeline.output.sink import write_chunk
 from beam_pipeline.progress import tally_of
-from beam_pipeline.reading_output import ReadOutput
-from beam_pipeline.retries import ReadFailedRefs
-from beam_pipeline.scored import scored_keys
-from beam_pipeline.sink import write_chunk
-from beam_pipeline.stream_sources import DropSeen, ReadNotifications, WatchPlace
+from beam_pipeline.scoring.handler import NAMESPACE, ChunkHandler, rescue
+from beam_pipeline.sources.chunks import cut_chunks, shard_count, shard_of
+from beam_pipeline.sources.image_table import read_table
+from beam_pipeline.sources.inputs import describe, locate
+from beam_pipeline.sources.retries import ReadFailedRefs
+from beam_pipeline.sources.stream_sources import DropSeen, ReadNotifications, WatchPlace
 from schemas.errors import InferenceError
 from schemas.records import Chunk, ImageRef, ScoredChunk
 from schemas.tables import SCORES
@@ -97,8 +97,8 @@ class DropScored(beam.PTransform):
 class ChunkRefs(beam.PTransform):
     """Refs → chunks.
 
-    Of bounded refs chunks depend on nothing but the set of refs (``beam_pipeline.chunks``); of a stream see
-    ``ChunkStream``.
+    Of bounded refs chunks depend on nothing but the set of refs (``beam_pipeline.sources.chunks``); of a
+    stream see ``ChunkStream``.
     """
 
     def __init__(self, job: Job) -> None:

@@ -8,11 +8,11 @@ from __future__ import annotations
 import os
 import re
 
-from beam_pipeline.image_table import table_problems
-from beam_pipeline.inputs import anything_matches
 from beam_pipeline.options import DTYPES, RETRIES, ScoringOptions
-from beam_pipeline.pointers import pointer_of
-from beam_pipeline.storage import bucket_problem, is_remote, join, list_files, local_path
+from beam_pipeline.scoring.pointers import pointer_of
+from beam_pipeline.sources.image_table import table_problems
+from beam_pipeline.sources.inputs import anything_matches
+from beam_pipeline.stores.storage import bucket_problem, is_remote, join, list_files, local_path
 from schemas.tables import SCHEMAS
 
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
@@ -25,7 +25,7 @@ _RUN_ID = re.compile(r"[A-Za-z0-9._:+-]{1,128}")
 def problems_of(options: ScoringOptions) -> list[str]:
     """Give every reason why a job cannot start, one sentence each; empty if it can.
 
-    The adapter is looked at separately (``beam_pipeline.adapters``): a job may bring its own scorer.
+    The adapter is looked at separately (``beam_pipeline.scoring.adapters``): a job may bring its own scorer.
     """
     return [
         *_number_problems(options),

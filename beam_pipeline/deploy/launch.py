@@ -2,7 +2,7 @@
 
 import sys
 
-from beam_pipeline.flex_template import main
+from beam_pipeline.submission.flex_template import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from beam_pipeline import gcs_access
-from beam_pipeline.engine import release_engines
+from beam_pipeline.scoring.engine import release_engines
+from beam_pipeline.stores import gcs_access
 
 
 @pytest.fixture(autouse=True)

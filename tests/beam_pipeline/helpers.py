@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from beam_pipeline.engine import EngineSettings
+from beam_pipeline.scoring.engine import EngineSettings
 from schemas.records import (
     ImageFacts,
     ImageRef,

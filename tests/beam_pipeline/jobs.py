@@ -8,8 +8,8 @@ from typing import Any
 import duckdb
 
 from beam_pipeline.__main__ import main
-from beam_pipeline.fakes import FakeScorerFactory
-from beam_pipeline.queries import ddl
+from beam_pipeline.output.queries import ddl
+from beam_pipeline.scoring.fakes import FakeScorerFactory
 
 
 def score(photos: Path, output: Path, *more: str, factory: FakeScorerFactory | None = None) -> int:

@@ -20,10 +20,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from beam_pipeline.__main__ import main
-from beam_pipeline.fakes import FakeScorerFactory
-from beam_pipeline.gcs_file_system import GcsFileSystem
-from beam_pipeline.queries import ddl
-from beam_pipeline.storage import list_files, open_binary
+from beam_pipeline.output.queries import ddl
+from beam_pipeline.scoring.fakes import FakeScorerFactory
+from beam_pipeline.stores.gcs_file_system import GcsFileSystem
+from beam_pipeline.stores.storage import list_files, open_binary
 from tests.beam_pipeline.gcs_server import Events, GcsServer, start_gcs_server
 from tests.beam_pipeline.pubsub_server import PROJECT, PubsubServer, start_pubsub_server
 from tests.odd_files import encoded, picture
@@ -207,9 +207,9 @@ def test_a_subscription_that_is_not_there_is_said_before_anything_starts(
 
 _JOB = """
 import sys
-from beam_pipeline import subscription_feed
+from beam_pipeline.sources import subscription_feed
 from beam_pipeline.__main__ import main
-from beam_pipeline.fakes import FakeScorer, FakeScorerFactory
+from beam_pipeline.scoring.fakes import FakeScorer, FakeScorerFactory
 subscription_feed._LEASE_S, subscription_feed._RENEW_S = 5, 2.0
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:], FakeScorerFactory(FakeScorer(delay_ms=20))))

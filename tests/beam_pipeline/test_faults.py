@@ -12,11 +12,12 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from beam_pipeline import running, sink
+from beam_pipeline import running
 from beam_pipeline.__main__ import main
-from beam_pipeline.engine import Engine
-from beam_pipeline.fakes import FakeScorerFactory
-from beam_pipeline.storage import list_files, open_binary, put_file
+from beam_pipeline.output import sink
+from beam_pipeline.scoring.engine import Engine
+from beam_pipeline.scoring.fakes import FakeScorerFactory
+from beam_pipeline.stores.storage import list_files, open_binary, put_file
 from tests.beam_pipeline.gcs_server import start_gcs_server
 from tests.beam_pipeline.helpers import write_photos
 from tests.beam_pipeline.jobs import score

@@ -13,9 +13,9 @@ from apache_beam.testing.util import assert_that, equal_to
 from apache_beam.typehints.decorators import TypeCheckError
 
 from beam_pipeline import example_job
-from beam_pipeline.fakes import FakeScorerFactory
 from beam_pipeline.job import Job
 from beam_pipeline.options import ScoringOptions
+from beam_pipeline.scoring.fakes import FakeScorerFactory
 from beam_pipeline.transforms import ChunkRefs, ReadImageRefs, ScoreChunks, WriteChunks
 from schemas.records import Chunk, ImageRef
 from tests.beam_pipeline.helpers import NOW, rows, write_photos

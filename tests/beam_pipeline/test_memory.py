@@ -14,7 +14,7 @@ pytestmark = pytest.mark.integration
 _JOB = """
 import resource, sys
 from beam_pipeline.__main__ import main
-from beam_pipeline.fakes import FakeScorerFactory
+from beam_pipeline.scoring.fakes import FakeScorerFactory
 code = main(sys.argv[1:], FakeScorerFactory())
 print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 sys.exit(code)

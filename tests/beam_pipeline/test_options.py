@@ -20,7 +20,7 @@ _SOURCES = Path(beam_pipeline.__file__ or "").parent
 def test_every_option_is_read_outside_the_options() -> None:
     read = {
         node.attr
-        for path in _SOURCES.glob("*.py")
+        for path in _SOURCES.rglob("*.py")
         if path.name != "options.py"
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Attribute)
@@ -73,9 +73,9 @@ def test_a_misspelt_option_of_ours_is_found_without_asking_beam() -> None:
 def test_no_option_of_beam_is_taken_for_one_of_ours() -> None:
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    import beam_pipeline.runners
+    import beam_pipeline.submission.runners
 
-    assert beam_pipeline.runners  # registers what runners add
+    assert beam_pipeline.submission.runners  # registers what runners add
     known = argparse.ArgumentParser(add_help=False, conflict_handler="resolve")
     for kind in PipelineOptions.__subclasses__():
         kind._add_argparse_args(known)

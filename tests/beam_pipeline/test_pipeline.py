@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from beam_pipeline.__main__ import main
-from beam_pipeline.engine import release_engines
-from beam_pipeline.fakes import FakeScorer, FakeScorerFactory
+from beam_pipeline.scoring.engine import release_engines
+from beam_pipeline.scoring.fakes import FakeScorer, FakeScorerFactory
 from tests.beam_pipeline.helpers import files, rows, write_photos
 from tests.beam_pipeline.jobs import query, score
 from tests.odd_files import write_odd_files
@@ -162,7 +162,7 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(
 _SLOW_JOB = """
 import sys
 from beam_pipeline.__main__ import main
-from beam_pipeline.fakes import FakeScorer, FakeScorerFactory
+from beam_pipeline.scoring.fakes import FakeScorer, FakeScorerFactory
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:], FakeScorerFactory(FakeScorer(delay_ms=20))))
 """

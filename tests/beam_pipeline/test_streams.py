@@ -21,14 +21,14 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.util import assert_that, equal_to
 
-from beam_pipeline import stream_sources
 from beam_pipeline.__main__ import main
-from beam_pipeline.fakes import FakeScorerFactory
-from beam_pipeline.handler import NAMESPACE
 from beam_pipeline.job import Job
 from beam_pipeline.options import ScoringOptions
 from beam_pipeline.pipeline import build_pipeline
-from beam_pipeline.stream_sources import IGNORED, DropSeen, WatchPlace, refs_of_message
+from beam_pipeline.scoring.fakes import FakeScorerFactory
+from beam_pipeline.scoring.handler import NAMESPACE
+from beam_pipeline.sources import stream_sources
+from beam_pipeline.sources.stream_sources import IGNORED, DropSeen, WatchPlace, refs_of_message
 from beam_pipeline.transforms import ChunkStream
 from schemas.records import Chunk, ImageRef
 from tests.beam_pipeline.helpers import NOW, ref, rows, write_photos
@@ -184,7 +184,7 @@ def test_event_time_decides_the_day_of_a_streamed_row(tmp_path: Path) -> None:
 _LIVE_JOB = """
 import sys
 from beam_pipeline.__main__ import main
-from beam_pipeline.fakes import FakeScorer, FakeScorerFactory
+from beam_pipeline.scoring.fakes import FakeScorer, FakeScorerFactory
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:], FakeScorerFactory(FakeScorer(delay_ms=30))))
 """

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from beam_pipeline.__main__ import main
-from beam_pipeline.fakes import FakeScorerFactory
 from beam_pipeline.options import ScoringOptions
+from beam_pipeline.scoring.fakes import FakeScorerFactory
 from beam_pipeline.validation import problems_of
 from tests.beam_pipeline.helpers import write_photos
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from beam_pipeline.fakes import FakePrepared, FakeScorer
+from beam_pipeline.scoring.fakes import FakePrepared, FakeScorer
 from model.images import Room, image_id, unbounded
 from schemas.records import ImageFacts
 

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from beam_pipeline.__main__ import main as run_pipeline
-from beam_pipeline.engine import release_engines
-from beam_pipeline.fakes import FakeScorerFactory
+from beam_pipeline.scoring.engine import release_engines
+from beam_pipeline.scoring.fakes import FakeScorerFactory
 from tests.benchmarks.hashing_scorer import HashingScorer
 from tests.benchmarks.machine import process_bytes
 

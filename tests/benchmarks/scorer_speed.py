@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from beam_pipeline.engine import default_fetch_threads
+from beam_pipeline.scoring.engine import default_fetch_threads
 from model.scorer import PreparedImage, Scorer
 from model.slots import FreeTextSlot
 from schemas.errors import ConfigurationError

@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from beam_pipeline.__main__ import main as run_pipeline
-from beam_pipeline.engine import default_fetch_threads
 from beam_pipeline.options import ScoringOptions
+from beam_pipeline.scoring.engine import default_fetch_threads
 from model.scorer import Scorer
 from tests.benchmarks.bare_scorer import Feeding, between_outcomes, known, run_bare
 from tests.benchmarks.devices import rounded

@@ -150,6 +150,6 @@ def test_the_readmes_column_table_is_the_contract(schema: pa.Schema) -> None:
 
 
 def test_the_readme_shows_the_query_that_the_command_runs() -> None:
-    from beam_pipeline.queries import ANALYST_QUERY
+    from beam_pipeline.output.queries import ANALYST_QUERY
 
     assert ANALYST_QUERY in Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8")

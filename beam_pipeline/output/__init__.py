@@ -1,0 +1,1 @@
+"""What a job leaves: Parquet, its views and queries, its summary, and how it stays small."""

@@ -1,0 +1,23 @@
+"""What an output already holds: the keys of its scores, for ``--skip-scored``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pyarrow.parquet as pq
+
+from beam_pipeline.stores.storage import open_binary
+from schemas.tables import KEY
+
+
+def scored_keys(file: str, revision: str) -> Iterator[tuple[str, int]]:
+    """Read the keys (as ``ImageRef.key``) that one file holds for one champion; reads four columns only.
+
+    What the adapter scored as a challenger is not scored yet: the published view would not show it.
+    """
+    with open_binary(file) as source:
+        for batch in pq.ParquetFile(source).iter_batches(columns=[*KEY, "role"]):
+            columns = (batch.column(name).to_pylist() for name in (*KEY, "role"))
+            for uri, generation, found, role in zip(*columns, strict=True):
+                if found == revision and role == "champion":
+                    yield uri, -1 if generation is None else generation

@@ -1,0 +1,1 @@
+"""Which runner runs a job, on what machines, and how it is submitted."""

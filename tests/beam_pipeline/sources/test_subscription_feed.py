@@ -1,0 +1,237 @@
+"""The feed of a subscription, on a client that plays the server."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+pytest.importorskip("google.api_core")
+from google.api_core.exceptions import DeadlineExceeded, InternalServerError, PermissionDenied
+
+from beam_pipeline.sources import subscription_feed
+from beam_pipeline.sources.seen_keys import SeenKeys
+from beam_pipeline.sources.subscription_feed import SubscriptionFeed
+from schemas.records import ImageRef
+
+NAME = "projects/project/subscriptions/photos"
+
+
+@dataclass
+class _Server:
+    """Delivers what is put; remembers what it is told."""
+
+    waiting: deque[Any] = field(default_factory=deque)
+    acknowledged: list[str] = field(default_factory=list)
+    deadlines: list[tuple[str, int]] = field(default_factory=list)
+    trouble: Exception | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def put(self, ack_id: str, name: str = "a.jpg", generation: int = 1, **changed: str) -> None:
+        attributes = {
+            "eventType": "OBJECT_FINALIZE",
+            "bucketId": "b",
+            "objectId": name,
+            "objectGeneration": str(generation),
+            "eventTime": "2026-03-01T12:00:00Z",
+        }
+        message = SimpleNamespace(attributes=attributes | changed, data=b"", message_id=f"m{ack_id}")
+        with self.lock:
+            self.waiting.append(SimpleNamespace(ack_id=ack_id, message=message))
+
+    def pull(self, *, request: dict[str, Any], timeout: float, retry: Any) -> Any:
+        if self.trouble is not None:
+            raise self.trouble
+        with self.lock:
+            count = min(len(self.waiting), request["max_messages"])
+            found = [self.waiting.popleft() for _ in range(count)]
+        if not found:
+            time.sleep(0.01)
+            raise DeadlineExceeded("nothing")
+        return SimpleNamespace(received_messages=found)
+
+    def acknowledge(self, *, request: dict[str, Any]) -> None:
+        if self.trouble is not None:
+            raise self.trouble
+        self.acknowledged += request["ack_ids"]
+
+    def modify_ack_deadline(self, *, request: dict[str, Any]) -> None:
+        self.deadlines += [(name, request["ack_deadline_seconds"]) for name in request["ack_ids"]]
+
+
+def take(feed: SubscriptionFeed, count: int) -> list[ImageRef]:
+    """Wait for so many images."""
+    found: list[ImageRef] = []
+    end = time.monotonic() + 20
+    while len(found) < count and time.monotonic() < end:
+        found += feed.arrived(count - len(found), 0.1)
+    return found
+
+
+def until(condition: Any) -> None:
+    end = time.monotonic() + 20
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert condition()
+
+
+@pytest.fixture
+def server() -> _Server:
+    return _Server()
+
+
+def make(server: _Server, most: int = 100, horizon_s: float = 60.0, clock: Any = time.monotonic) -> Any:
+    return SubscriptionFeed(NAME, most, horizon_s, client=server, clock=clock)
+
+
+def test_a_message_is_acknowledged_when_its_image_is_settled_and_not_before(server: _Server) -> None:
+    feed = make(server)
+    server.put("1", "a.jpg")
+    server.put("2", "b.jpg")
+    first, second = take(feed, 2)
+    assert server.acknowledged == []
+    feed.settle([second])
+    assert server.acknowledged == ["2"]
+    feed.settle([first])
+    assert server.acknowledged == ["2", "1"]
+    feed.close()
+
+
+def test_a_generation_announced_twice_arrives_once_and_both_messages_are_settled(server: _Server) -> None:
+    feed = make(server)
+    for ack_id in "12":
+        server.put(ack_id)
+    (image,) = take(feed, 1)
+    until(lambda: len(server.deadlines) == 2)
+    feed.settle([image])
+    assert sorted(server.acknowledged) == ["1", "2"]
+    server.put("3")
+    until(lambda: "3" in server.acknowledged)
+    assert feed.arrived(1, 0.05) == []
+    assert feed.note() == "2 repeated notifications"
+    feed.close()
+
+
+def test_generations_of_one_object_are_images_of_their_own_in_any_order(server: _Server) -> None:
+    feed = make(server)
+    server.put("1", generation=7)
+    server.put("2", generation=3)
+    assert sorted(image.key for image in take(feed, 2)) == [("gs://b/a.jpg", 3), ("gs://b/a.jpg", 7)]
+    feed.close()
+
+
+def test_other_events_are_acknowledged_and_counted(server: _Server) -> None:
+    feed = make(server)
+    server.put("1", eventType="OBJECT_DELETE")
+    server.put("2", "notes.txt")
+    until(lambda: sorted(server.acknowledged) == ["1", "2"])
+    assert feed.note() == "2 notifications about something else"
+    feed.close()
+
+
+def test_a_message_that_makes_no_sense_arrives_as_a_problem_and_is_settled_like_an_image(
+    server: _Server,
+) -> None:
+    feed = make(server)
+    server.put("1", bucketId="")
+    (image,) = take(feed, 1)
+    assert image.problem is not None
+    feed.settle([image])
+    assert server.acknowledged == ["1"]
+    feed.close()
+
+
+def test_no_more_is_pulled_than_may_be_unsettled(server: _Server) -> None:
+    feed = make(server, most=5)
+    for number in range(20):
+        server.put(str(number), f"{number}.jpg")
+    first = take(feed, 5)
+    assert feed.arrived(5, 0.3) == []
+    assert len(server.waiting) == 15
+    feed.settle(first[:2])
+    assert len(take(feed, 2)) == 2
+    assert len(server.waiting) == 13
+    feed.close()
+
+
+def test_leases_begin_with_the_pull_and_are_renewed_until_settled(server: _Server) -> None:
+    now = [0.0]
+    feed = make(server, clock=lambda: now[0])
+    server.put("1")
+    (image,) = take(feed, 1)
+    until(lambda: server.deadlines == [("1", 60)])
+    now[0] = 21.0
+    until(lambda: server.deadlines == [("1", 60)] * 2)
+    feed.settle([image])
+    now[0] = 42.0
+    time.sleep(0.1)
+    assert server.deadlines == [("1", 60)] * 2
+    feed.close()
+
+
+def test_what_is_not_settled_is_given_back_at_the_end(server: _Server) -> None:
+    feed = make(server)
+    server.put("1")
+    take(feed, 1)
+    feed.close()
+    assert server.deadlines[-1] == ("1", 0)
+    assert server.acknowledged == []
+
+
+def test_trouble_with_the_subscription_is_told_to_who_waits(server: _Server) -> None:
+    server.trouble = PermissionDenied("not yours")
+    feed = make(server)
+    until(lambda: not feed._thread.is_alive())
+    with pytest.raises(PermissionDenied):
+        feed.arrived(1, 0.0)
+    feed.close()
+
+
+def test_a_server_that_is_briefly_away_ends_nothing_and_is_told_of(
+    server: _Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(subscription_feed, "_PULL_S", 0.01)
+    feed = make(server)
+    server.put("1")
+    (image,) = take(feed, 1)
+    server.trouble = InternalServerError("try later")
+    until(lambda: "try later" in caplog.text)
+    feed.settle([image])
+    assert server.acknowledged == []
+    server.trouble = None
+    server.put("again")
+    until(lambda: server.acknowledged == ["again"])
+    server.put("2", "b.jpg")
+    assert len(take(feed, 1)) == 1
+    feed.close()
+
+
+def test_after_ceasing_nothing_more_is_pulled_and_what_was_is_given(server: _Server) -> None:
+    feed = make(server)
+    server.put("1")
+    until(lambda: server.deadlines)
+    feed.cease()
+    time.sleep(0.2)
+    server.put("2", "b.jpg")
+    assert [image.image_uri for image in take(feed, 1)] == ["gs://b/a.jpg"]
+    assert feed.arrived(1, 0.3) == []
+    assert len(server.waiting) == 1
+    feed.close()
+
+
+def test_keys_are_forgotten_after_the_horizon() -> None:
+    now = [0.0]
+    seen = SeenKeys(10.0, lambda: now[0])
+    assert seen.is_new("a")
+    now[0] = 6.0
+    assert seen.is_new("b")
+    assert not seen.is_new("a")
+    now[0] = 10.0
+    assert seen.is_new("a")
+    assert not seen.is_new("b")
+    assert len(seen) == 2
