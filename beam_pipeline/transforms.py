@@ -17,7 +17,7 @@ from beam_pipeline.output.scored import scored_keys
 from beam_pipeline.output.sink import write_chunk
 from beam_pipeline.progress import tally_of
 from beam_pipeline.scoring.handler import NAMESPACE, ChunkHandler, rescue
-from beam_pipeline.sources.chunks import cut_chunks, shard_count, shard_of
+from beam_pipeline.sources.chunks import Shard, cut_chunks, event_day, plan_spans, shard_of, shard_of_ref
 from beam_pipeline.sources.image_table import read_table
 from beam_pipeline.sources.inputs import describe, locate
 from beam_pipeline.sources.retries import ReadFailedRefs
@@ -114,12 +114,13 @@ class ChunkRefs(beam.PTransform):
         """Build the stage."""
         if not refs.is_bounded:
             return refs | "Stream" >> self._stream
-        total = refs | "Count" >> beam.combiners.Count.Globally()
+        days = refs | "Day" >> beam.Map(event_day).with_output_types(int)
+        counts = days | "Count" >> beam.combiners.Count.PerElement()
         if self._tells_total:
+            total = counts | "Counts" >> beam.Values() | "Total" >> beam.CombineGlobally(sum)
             _ = total | "TellTotal" >> beam.Map(_tell_total, self._run_id)
-        sharded = refs | "Shard" >> beam.Map(
-            _sharded, self._size, beam.pvalue.AsSingleton(total)
-        ).with_output_types(tuple[int, ImageRef])
+        shard = beam.ParDo(_ShardRefs(self._size), beam.pvalue.AsDict(counts))
+        sharded = refs | "Shard" >> shard.with_output_types(tuple[Shard, ImageRef])
         grouped = sharded | "Group" >> beam.GroupByKey()
         return grouped | "Cut" >> beam.FlatMap(_chunks_of, self._size).with_output_types(Chunk)
 
@@ -220,8 +221,18 @@ def _tell_total(total: int, run_id: str) -> None:
     tally_of(run_id).expect(total)
 
 
-def _sharded(ref: ImageRef, chunk_size: int, total: int) -> tuple[int, ImageRef]:
-    return shard_of(ref.image_uri, shard_count(total, chunk_size)), ref
+class _ShardRefs(beam.DoFn):
+    """Refs → with their shards, by a plan that is made once for every counting."""
+
+    def __init__(self, chunk_size: int) -> None:
+        self._chunk_size = chunk_size
+        self._counts: dict[int, int] | None = None
+        self._plan: dict[int, tuple[int, int]] = {}
+
+    def process(self, ref: ImageRef, counts: dict[int, int]) -> Iterator[tuple[Shard, ImageRef]]:
+        if counts is not self._counts:
+            self._counts, self._plan = counts, plan_spans(counts, self._chunk_size)
+        yield shard_of_ref(ref, self._plan), ref
 
 
 def _streamed(ref: ImageRef, shards: int) -> tuple[int, bytes]:
@@ -234,7 +245,7 @@ def _stream_chunk(batch: tuple[int, Iterable[bytes]]) -> Chunk:
     return Chunk(tuple(sorted(refs, key=lambda ref: ref.key)))
 
 
-def _chunks_of(shard: tuple[int, Iterable[ImageRef]], chunk_size: int) -> list[Chunk]:
+def _chunks_of(shard: tuple[Shard, Iterable[ImageRef]], chunk_size: int) -> list[Chunk]:
     return cut_chunks(shard[1], chunk_size)
 
 

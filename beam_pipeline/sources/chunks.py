@@ -1,31 +1,78 @@
 """Chunks: which refs are scored together. Pure functions.
 
-In batch a chunk depends on the set of refs alone, not on timing or workers: the number of shards is the
-power of two that the count asks for, a ref's shard is a hash of its uri, and a shard is sorted and cut
-evenly. So a second full run makes the same chunks, hence the same file names, and rewrites its files
-instead of adding to them. A power of two, because then a few more images seldom change the number.
+In batch a chunk depends on the set of refs alone, not on timing or workers. So a second full run makes the
+same chunks, hence the same file names, and rewrites its files instead of adding to them.
+
+    span     days that share chunks, since a chunk writes one file for each of its days: the largest block of
+             2^k days (aligned, so that other days do not move it) that holds no more refs than a chunk
+    shard    of a day that holds more: 2^k parts by a hash of the uri, as many as its count asks for; a power
+             of two, because then a few more images seldom change the number
+    chunk    a shard, sorted; cut evenly where it is too large
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from itertools import pairwise
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping
+from datetime import UTC
+from itertools import accumulate, pairwise
 
 from schemas.records import Chunk, ImageRef
 
 _FEWEST_CHUNKS = 8
 _SMALL_CHUNK = 64
+_ALL_DAYS = 1 << 22
+"""More than there are between the years 1 and 9999."""
+
+Shard = tuple[int, int]
+"""First day of the span, and the part of it."""
 
 
-def shard_count(total: int, chunk_size: int) -> int:
-    """Number of shards for ``total`` refs: the next power of two with at most ``chunk_size`` refs each.
+def event_day(ref: ImageRef) -> int:
+    """The UTC day of a ref as a number; the day that partitions its row."""
+    return ref.event_time.astimezone(UTC).toordinal() if ref.event_time is not None else 0
+
+
+def plan_spans(refs_of_day: Mapping[int, int], chunk_size: int) -> dict[int, tuple[int, int]]:
+    """Decide which days share chunks, and into how many shards a day is parted.
 
     A small job has smaller chunks, down to 64 refs, so that its first rows come soon: they are written when
     the first chunk is done.
+
+    Args:
+        refs_of_day: Day, as ``event_day`` counts, → number of refs.
+        chunk_size: Most refs of a chunk.
+
+    Returns:
+        Day → first day of its span, and the span's number of shards.
     """
-    small = max(_SMALL_CHUNK, total // _FEWEST_CHUNKS)
-    wanted = -(-total // min(chunk_size, small))
+    days = sorted(refs_of_day)
+    before = [0, *accumulate(refs_of_day[day] for day in days)]
+    most = min(chunk_size, max(_SMALL_CHUNK, before[-1] // _FEWEST_CHUNKS))
+    plan: dict[int, tuple[int, int]] = {}
+    blocks = [(0, _ALL_DAYS)]
+    while blocks:
+        first, length = blocks.pop()
+        low, high = bisect_left(days, first), bisect_left(days, first + length)
+        total = before[high] - before[low]
+        if total > most and length > 1:
+            blocks += [(first, length // 2), (first + length // 2, length // 2)]
+            continue
+        for day in days[low:high]:
+            plan[day] = (first, shard_count(total, most))
+    return plan
+
+
+def shard_of_ref(ref: ImageRef, plan: Mapping[int, tuple[int, int]]) -> Shard:
+    """The shard of a ref by a plan of ``plan_spans``."""
+    first, shards = plan[event_day(ref)]
+    return first, shard_of(ref.image_uri, shards)
+
+
+def shard_count(total: int, most: int) -> int:
+    """Number of shards for ``total`` refs: a power of two with at most ``most`` refs each on average."""
+    wanted = -(-total // most)
     return 1 << max(wanted - 1, 0).bit_length()
 
 

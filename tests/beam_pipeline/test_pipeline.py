@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 import sys
 import time
@@ -191,3 +192,16 @@ def test_a_run_killed_half_way_leaves_whole_chunks_and_the_next_one_scores_the_r
     assert score(photos, output) == 0
     assert left.keys() <= files(output).keys()
     assert query(output, "SELECT count(*), count(DISTINCT image_uri) FROM image_scores") == [(100, 100)]
+
+
+def test_photographs_of_many_days_do_not_make_a_file_for_every_day_and_chunk(tmp_path: Path) -> None:
+    photos, output = tmp_path / "photos", tmp_path / "out"
+    for number, path in enumerate(write_photos(photos, 120)):
+        then = 1_700_000_000 + number % 30 * 86_400
+        os.utime(path, (then, then))
+    assert score(photos, output) == 0  # chunks of 8, two days of four photographs
+    assert len(rows(output, "scores")) == 120
+    assert len(list(output.rglob("scores/*/*.parquet"))) == 30
+    first = files(output)
+    score(photos, output)
+    assert files(output).keys() == first.keys()

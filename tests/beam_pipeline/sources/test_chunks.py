@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from datetime import date, datetime, timedelta, timezone
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_pipeline.sources.chunks import cut_chunks, shard_count, shard_of
+from beam_pipeline.sources.chunks import cut_chunks, event_day, plan_spans, shard_count, shard_of
 from tests.beam_pipeline.helpers import ref
 
 _uris = st.lists(st.text("abc/é", min_size=1, max_size=6), max_size=60)
@@ -34,19 +36,55 @@ def test_chunks_of_a_shard_are_even() -> None:
 
 
 @pytest.mark.parametrize(
-    ("total", "shards"), [(0, 1), (1, 1), (2048, 8), (2049, 16), (4096, 16), (4097, 32), (100_000, 512)]
+    ("total", "shards"), [(0, 1), (1, 1), (256, 1), (257, 2), (513, 4), (1024, 4), (1025, 8)]
 )
 def test_shards_are_the_power_of_two_that_the_count_asks_for(total: int, shards: int) -> None:
     assert shard_count(total, 256) == shards
 
 
-@pytest.mark.parametrize(("total", "shards"), [(64, 1), (65, 2), (256, 4), (512, 8), (1024, 8)])
+@pytest.mark.parametrize(
+    ("total", "shards"), [(64, 1), (65, 2), (256, 4), (512, 8), (1024, 8), (2048, 8), (100_000, 512)]
+)
 def test_a_small_job_has_smaller_chunks_so_that_its_first_rows_come_soon(total: int, shards: int) -> None:
-    assert shard_count(total, 256) == shards
+    assert plan_spans({739_000: total}, 256) == {739_000: (739_000 if shards > 1 else 0, shards)}
 
 
 def test_a_chunk_size_below_that_is_kept() -> None:
-    assert shard_count(100, 8) == 16
+    assert plan_spans({739_000: 100}, 8) == {739_000: (739_000, 16)}
+
+
+_counts = st.dictionaries(st.integers(1, 3_652_059), st.integers(1, 900), min_size=1, max_size=40)
+
+
+@given(_counts, st.integers(64, 256))
+def test_days_share_a_chunk_only_where_they_fill_no_more_than_one(counts: dict[int, int], size: int) -> None:
+    plan = plan_spans(counts, size)
+    assert plan.keys() == counts.keys()
+    spans: dict[int, list[int]] = {}
+    for day, (first, _) in plan.items():
+        spans.setdefault(first, []).append(day)
+    for days in spans.values():
+        total = sum(counts[day] for day in days)
+        (shards,) = {plan[day][1] for day in days}
+        assert len(days) == 1 or (total <= size and shards == 1)
+
+
+def test_a_year_of_photographs_makes_as_many_files_as_days_or_chunks_not_their_product() -> None:
+    counts = {739_000 + day: 50 for day in range(365)}
+    plan = plan_spans(counts, 256)
+    assert len(set(plan.values())) == 91  # four days a chunk, in blocks that begin at multiples of four
+
+
+def test_more_images_of_one_day_leave_the_chunks_of_other_days_alone() -> None:
+    counts = {739_000 + day: 50 for day in range(365)}
+    before, after = (plan_spans(known, 256) for known in (counts, counts | {739_100: 500}))
+    moved = {day for day in counts if before[day] != after[day]}
+    assert moved <= {739_100, 739_101, 739_102, 739_103}
+
+
+def test_the_day_of_a_ref_is_that_of_its_row() -> None:
+    late = datetime(2026, 3, 1, 23, 30, tzinfo=timezone(timedelta(hours=-2)))
+    assert event_day(ref("a", event_time=late)) == date(2026, 3, 2).toordinal()
 
 
 def test_the_shard_of_a_uri_never_changes() -> None:
