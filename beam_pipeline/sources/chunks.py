@@ -21,7 +21,7 @@ from itertools import accumulate, pairwise
 from schemas.records import Chunk, ImageRef
 
 _FEWEST_CHUNKS = 8
-_SMALL_CHUNK = 64
+_SMALL_CHUNK = 128
 _ALL_DAYS = 1 << 22
 """More than there are between the years 1 and 9999."""
 
@@ -37,7 +37,7 @@ def event_day(ref: ImageRef) -> int:
 def plan_spans(refs_of_day: Mapping[int, int], chunk_size: int) -> dict[int, tuple[int, int]]:
     """Decide which days share chunks, and into how many shards a day is parted.
 
-    A small job has smaller chunks, down to 64 refs, so that its first rows come soon: they are written when
+    A small job has smaller chunks, down to 128 refs, so that its first rows come soon: they are written when
     the first chunk is done.
 
     Args:

@@ -43,7 +43,7 @@ def test_shards_are_the_power_of_two_that_the_count_asks_for(total: int, shards:
 
 
 @pytest.mark.parametrize(
-    ("total", "shards"), [(64, 1), (65, 2), (256, 4), (512, 8), (1024, 8), (2048, 8), (100_000, 512)]
+    ("total", "shards"), [(128, 1), (129, 2), (256, 2), (512, 4), (1024, 8), (2048, 8), (100_000, 512)]
 )
 def test_a_small_job_has_smaller_chunks_so_that_its_first_rows_come_soon(total: int, shards: int) -> None:
     assert plan_spans({739_000: total}, 256) == {739_000: (739_000 if shards > 1 else 0, shards)}
@@ -56,7 +56,7 @@ def test_a_chunk_size_below_that_is_kept() -> None:
 _counts = st.dictionaries(st.integers(1, 3_652_059), st.integers(1, 900), min_size=1, max_size=40)
 
 
-@given(_counts, st.integers(64, 256))
+@given(_counts, st.integers(128, 256))
 def test_days_share_a_chunk_only_where_they_fill_no_more_than_one(counts: dict[int, int], size: int) -> None:
     plan = plan_spans(counts, size)
     assert plan.keys() == counts.keys()
