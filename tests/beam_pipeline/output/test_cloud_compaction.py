@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from itertools import count
@@ -19,24 +18,16 @@ from beam_pipeline.stores import gcs, gcs_access
 from beam_pipeline.stores.file_versions import remove_version, version_of
 from beam_pipeline.stores.storage import list_files, open_binary
 from schemas.records import Outcome, ScoredChunk
-from tests.beam_pipeline.gcs_server import GcsServer, start_gcs_server
+from tests.beam_pipeline.gcs_server import GcsServer
 from tests.beam_pipeline.helpers import NOW, failure, ref, score
 
 pytestmark = pytest.mark.integration
 
 
-@pytest.fixture(scope="module")
-def _server() -> Iterator[GcsServer]:
-    started = start_gcs_server()
-    yield started
-    started.stop()
-
-
 @pytest.fixture
-def output(_server: GcsServer, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", _server.host)
+def output(server: GcsServer, request: pytest.FixtureRequest) -> str:
     bucket = f"tests-{abs(hash(request.node.name))}"
-    _server.make_bucket(bucket)
+    server.make_bucket(bucket)
     return f"gs://{bucket}/out"
 
 

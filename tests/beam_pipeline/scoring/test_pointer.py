@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from beam_pipeline.scoring.pointers import Pointer, pointer_of
 from model.adapters import read_manifest
 from model.backbone import EMBEDDED_ADAPTER
 from schemas.errors import ConfigurationError, ManifestMismatchError
-from tests.beam_pipeline.gcs_server import GcsServer, start_gcs_server
+from tests.beam_pipeline.gcs_server import GcsServer
 from tests.model.artefact import Artefact, write_artefact, write_embedded_variant
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
@@ -156,19 +155,6 @@ def test_everything_wrong_with_a_challenger_is_said_at_once(tmp_path: Path, vari
 
 
 # --- in an object store ------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def _server() -> Iterator[GcsServer]:
-    started = start_gcs_server()
-    yield started
-    started.stop()
-
-
-@pytest.fixture
-def server(_server: GcsServer, monkeypatch: pytest.MonkeyPatch) -> GcsServer:
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", _server.host)
-    return _server
 
 
 def upload(server: GcsServer, folder: Path, uri: str) -> str:

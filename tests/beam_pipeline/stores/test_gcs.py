@@ -42,24 +42,11 @@ from beam_pipeline.stores.storage import (
 )
 from schemas.errors import ConfigurationError, FetchError, ImageLimitError
 from schemas.records import ImageRef
-from tests.beam_pipeline.gcs_server import GcsServer, start_gcs_server
+from tests.beam_pipeline.gcs_server import GcsServer
 from tests.beam_pipeline.helpers import NOW
 from tests.odd_files import encoded, picture
 
 ROOT = Path(__file__).parents[3]
-
-
-@pytest.fixture(scope="module")
-def _server() -> Iterator[GcsServer]:
-    started = start_gcs_server()
-    yield started
-    started.stop()
-
-
-@pytest.fixture
-def server(_server: GcsServer, monkeypatch: pytest.MonkeyPatch) -> GcsServer:
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", _server.host)
-    return _server
 
 
 @pytest.fixture
