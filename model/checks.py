@@ -13,6 +13,7 @@ from model.backbone import base_identity, load_tokenizer, resolve_base
 from model.compiling import compile_template
 from model.conversation import chatml_sha256
 from model.images import IMAGE_DECODER
+from model.resizing import RESIZES
 from model.templates import answer_template, served_templates, templates_sha256
 from model.tokens import IM_END, TextEncoder
 from schemas.errors import ConfigurationError, ManifestMismatchError
@@ -89,10 +90,10 @@ def _template_problems(manifest: AdapterManifest, template: str | None, base_pat
 
 def _own_pins(manifest: AdapterManifest) -> dict[str, object]:
     """What this version computes itself for fields that pin wording and code paths."""
-    conversation, answer = manifest.conversation, manifest.answer
+    conversation, answer, decoder = manifest.conversation, manifest.answer, manifest.image.image_decoder
     pins: dict[str, object] = {
         "conversation.chatml_sha256": chatml_sha256(conversation.system, conversation.instruction),
-        "image.image_decoder": IMAGE_DECODER,
+        "image.image_decoder": decoder if decoder in RESIZES else IMAGE_DECODER,
     }
     if set(answer.templates) <= set(served_templates(manifest.vocabulary, manifest.score)):
         pins["answer.templates_sha256"] = templates_sha256(

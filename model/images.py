@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -22,12 +22,14 @@ from PIL import Image
 
 from model.image_files import decoding, image_format, open_header, orientation
 from model.image_modes import to_rgb
+from model.resizing import RESIZES, TORCH
 from schemas.errors import DecodeError, ImageLimitError
 from schemas.manifest import ImageRule
 from schemas.records import ImageFacts
 
-IMAGE_DECODER = "pillow-reduced-2x/1"
-"""Names this decoding path; changes whenever the pixels of any picture change."""
+IMAGE_DECODER = TORCH
+"""Names the decoding path that new adapters learn with; changes whenever the pixels of any picture change.
+Adapters that learnt with an older one of ``model.resizing.RESIZES`` are served with that one."""
 
 REDUCED_MARGIN = 2
 """A JPEG decoded at reduced scale keeps at least this many times the final size, per side."""
@@ -41,15 +43,16 @@ _NEAREST_PIXELS = 262_144  # of the published adapters' first resize, px
 Room = Callable[[int], AbstractContextManager[None]]
 """Bytes of a decoded picture → held while it is being decoded; entering it may wait for others."""
 
-_TURN = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+_TURN: Mapping[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
+    2: lambda stored: stored[:, ::-1],
+    3: lambda stored: stored[::-1, ::-1],
+    4: lambda stored: stored[::-1],
+    5: lambda stored: stored.swapaxes(0, 1),
+    6: lambda stored: stored[::-1].swapaxes(0, 1),
+    7: lambda stored: stored[::-1, ::-1].swapaxes(0, 1),
+    8: lambda stored: stored[:, ::-1].swapaxes(0, 1),
 }
+"""How a picture that is stored with an EXIF orientation is turned upright."""
 _SWAPS_SIDES = (5, 6, 7, 8)
 
 
@@ -170,9 +173,9 @@ def _nearest_size(height: int, width: int) -> tuple[int, int]:
 def decode_image(data: bytes, facts: ImageFacts, rule: ImageRule) -> NDArray[np.uint8]:
     """Decode to what the model sees.
 
-    First frame, upright, RGB (``model.image_modes`` says how), resized by ``rule`` with Pillow's BICUBIC
-    as transformers does. A JPEG under the ``bicubic`` rule is decoded at 1/2, 1/4 or 1/8 scale as long
-    as that leaves ``REDUCED_MARGIN`` × the final size; a NEAREST first step needs every pixel.
+    First frame, upright, RGB (``model.image_modes`` says how), resized by ``rule`` with BICUBIC as
+    transformers does (``model.resizing``). A JPEG under the ``bicubic`` rule is decoded at 1/2, 1/4 or 1/8
+    scale as long as that leaves ``REDUCED_MARGIN`` × the final size; a NEAREST first step needs every pixel.
 
     Args:
         data: The bytes that ``inspect_image`` accepted.
@@ -196,16 +199,15 @@ def decode_image(data: bytes, facts: ImageFacts, rule: ImageRule) -> NDArray[np.
     kind = image_format(data)
     large = kind != "JPEG" and width * height > _LARGE_PIXELS
     with decoding(kind), _ONE_LARGE_AT_A_TIME if large else nullcontext():
-        image = _resized(data, size, rule)
+        pixels = _resized(data, size, rule)
         if turn in _TURN:
-            image = image.transpose(_TURN[turn])
-        pixels = np.array(image)
+            pixels = _TURN[turn](pixels)
     if pixels.shape != (target_height, target_width, 3):
         raise DecodeError(f"header and content disagree about the size ({pixels.shape})")
-    return pixels
+    return np.require(pixels, requirements=("C", "W"))
 
 
-def _resized(data: bytes, size: tuple[int, int], rule: ImageRule) -> Image.Image:
+def _resized(data: bytes, size: tuple[int, int], rule: ImageRule) -> NDArray[np.uint8]:
     """Decode and resize to ``size`` (width, height), as stored."""
     image = open_header(data)
     box = None
@@ -222,4 +224,4 @@ def _resized(data: bytes, size: tuple[int, int], rule: ImageRule) -> Image.Image
     if rule.resize_rule == "nearest_262144":
         height, width = _nearest_size(rgb.height, rgb.width)
         rgb = rgb.resize((width, height), Image.Resampling.NEAREST)
-    return rgb.resize(size, Image.Resampling.BICUBIC, box)
+    return RESIZES[rule.image_decoder](rgb, size, box)

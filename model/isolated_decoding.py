@@ -5,8 +5,8 @@
     pixels = reader.decode_image(data, facts, rule)   # and the same pixels
 
 JPEG, PNG and WebP, nearly all that people upload, are read by libraries that the whole web tests every
-day, and stay in this process. The others go through a helper: this same module (``serve``), without torch,
-started at the first picture that needs it. It reads one picture at a time, in bounded time and, on Linux,
+day, and stay in this process. The others go through a helper: this same module (``serve``), started
+at the first picture that needs it. It reads one picture at a time, in bounded time and, on Linux,
 memory; one that died is replaced at the next picture. POSIX only.
 
 Both sides speak in frames: two lengths, a JSON header, bytes. No pickles: whatever a picture does to the
@@ -31,9 +31,11 @@ from typing import IO, Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from model.image_files import format_by_magic
 from model.images import ImageLimits, decode_image, inspect_image
+from model.resizing import RESIZES
 from schemas.errors import DecodeError, ImageLimitError, ScoringError
 from schemas.manifest import ImageRule
 from schemas.records import ImageFacts
@@ -217,6 +219,9 @@ def _answer(request: dict[str, Any], data: bytes) -> tuple[dict[str, Any], bytes
                 return asdict(inspect_image(data, ImageLimits(**request["limits"]))), b""
         facts, rule = ImageFacts(**request["facts"]), ImageRule.model_validate(request["rule"])
         size = (facts.width_px or 0) * (facts.height_px or 0)
+        RESIZES[rule.image_decoder](
+            Image.new("RGB", (28, 28)), (28, 28), None
+        )  # what it loads is no picture's
         with _bounded_memory(size * _BYTES_A_PIXEL + _SPARE_BYTES):
             pixels = decode_image(data, facts, rule)
         return {"shape": pixels.shape}, pixels.tobytes()

@@ -173,7 +173,7 @@ class ImageRule(_Part):
     min_pixels: int = Field(ge=784)
     max_pixels: int = Field(ge=784)
     resize_rule: ResizeRule = "bicubic"
-    image_decoder: str = "pillow-reduced-2x/1"
+    image_decoder: str = "torch-reduced-2x/2"
 
     @model_validator(mode="after")
     def _ordered(self) -> ImageRule:

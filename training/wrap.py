@@ -24,8 +24,8 @@ from model.adapters import save_adapter
 from model.backbone import base_identity, load_tokenizer, resolve_base
 from model.compiling import compile_template
 from model.conversation import chatml_sha256
-from model.images import IMAGE_DECODER
 from model.lora import LoraWeights, load_adapter_weights, mismatches
+from model.resizing import PILLOW
 from model.templates import answer_template, templates_sha256
 from model.tokens import IM_END, TextEncoder
 from schemas.attributes import VOCABULARY
@@ -148,7 +148,7 @@ def _manifest(
             min_pixels=settings.min_pixels,
             max_pixels=settings.max_pixels,
             resize_rule="nearest_262144",
-            image_decoder=IMAGE_DECODER,
+            image_decoder=PILLOW,  # what they learnt from
         ),
         training=Training(stage="stage2", vision=_vision(weights), fingerprint=fingerprint),
         files={},

@@ -4,16 +4,17 @@ import numpy as np
 import pytest
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from model.resizing import PILLOW
 from schemas.manifest import ImageRule
 from tests.benchmarks.pictures import jpegs, read_photographs
-from tests.benchmarks.preprocessing import measure_preprocessing, patches_of, processed
+from tests.benchmarks.preprocessing import measure_preprocessing, normalised_of, processed
 
 
 def test_both_give_the_same_patches_where_nothing_is_decoded_smaller() -> None:
     (data,) = jpegs(read_photographs(None, 1), 150, 200)
-    rule = ImageRule(min_pixels=784, max_pixels=150 * 200)
+    rule = ImageRule(min_pixels=784, max_pixels=150 * 200, image_decoder=PILLOW)
     processor = Qwen2VLImageProcessorPil(size={"shortest_edge": 784, "longest_edge": rule.max_pixels})
-    ours, theirs = patches_of(data, rule).numpy(), processed(data, processor)["pixel_values"].numpy()
+    ours, theirs = normalised_of(data, rule).numpy(), processed(data, processor)["pixel_values"].numpy()
     assert ours.shape == theirs.shape
     assert np.allclose(ours, theirs, atol=1e-5)
 

@@ -18,6 +18,7 @@ from model.adapters import (
     save_adapter,
     verify_adapter,
 )
+from model.images import IMAGE_DECODER
 from schemas.errors import ConfigurationError, ManifestMismatchError
 from tests.model.small_adapters import (
     BASE,
@@ -199,7 +200,7 @@ def test_another_base_is_refused_by_the_field_that_differs(adapter):
 
 
 def test_what_this_version_computes_otherwise_is_refused_by_its_field(adapter):
-    right = {"conversation.chatml_sha256": "a" * 64, "image.image_decoder": "pillow-reduced-2x/1"}
+    right = {"conversation.chatml_sha256": "a" * 64, "image.image_decoder": IMAGE_DECODER}
     assert problems(adapter, expected=right) == []
     wrong = {"conversation.chatml_sha256": "0" * 64, "image.image_decoder": "other/2"}
     assert [problem.split(":")[0] for problem in problems(adapter, expected=wrong)] == sorted(wrong)

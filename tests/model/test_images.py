@@ -23,6 +23,7 @@ from model.images import (
     inspect_image,
     resized_size,
 )
+from model.resizing import PILLOW, RESIZES
 from schemas.errors import DecodeError, ImageLimitError
 from schemas.manifest import ImageRule
 from tests.odd_files import (
@@ -37,8 +38,9 @@ from tests.odd_files import (
     write_odd_files,
 )
 
-RULE = ImageRule(min_pixels=56 * 56, max_pixels=168 * 168)
-NEAREST = ImageRule(min_pixels=56 * 56, max_pixels=168 * 168, resize_rule="nearest_262144")
+# Decoding is held to Pillow to the bit, so with Pillow's own resize; test_resizing holds the other to that.
+RULE = ImageRule(min_pixels=56 * 56, max_pixels=168 * 168, image_decoder=PILLOW)
+NEAREST = RULE.model_copy(update={"resize_rule": "nearest_262144"})
 
 
 def decoded(data: bytes, rule: ImageRule = RULE) -> np.ndarray:
@@ -390,9 +392,9 @@ def test_reduced_scale_keeps_twice_the_final_size(size, monkeypatch):
     data = encoded(photo, "JPEG", quality=92)
     height, width = resized_size(photo.height, photo.width, RULE)
     seen = []
-    real = Image.Image.resize
     monkeypatch.setattr(
-        Image.Image, "resize", lambda self, *rest, **more: seen.append(self.size) or real(self, *rest, **more)
+        "model.images.RESIZES",
+        {PILLOW: lambda image, *rest: seen.append(image.size) or RESIZES[PILLOW](image, *rest)},
     )
     pixels = decoded(data)
     (source,) = seen
