@@ -62,6 +62,7 @@ def _score(arguments: Sequence[str], factory: ScorerFactory | None) -> int:
     from beam_pipeline.job import Job, model_factory
     from beam_pipeline.output.summary import summary_text, write_summary
     from beam_pipeline.running import run_job
+    from beam_pipeline.sources.live import StreamLostError
     from beam_pipeline.submission.runners import beam_options, right_fitting_problems, runner_problems
 
     beam = beam_options(others)
@@ -69,7 +70,11 @@ def _score(arguments: Sequence[str], factory: ScorerFactory | None) -> int:
     if problems:
         raise ConfigurationError(problems)
     job = Job(options, factory or model_factory(options), started_at=datetime.now(UTC))
-    summary = run_job(job, beam)
+    try:
+        summary = run_job(job, beam)
+    except StreamLostError as lost:
+        print(f"stopped: {lost}", file=sys.stderr)
+        return 1
     if summary is None:
         print("submitted; the job goes on by itself")
         return 0
@@ -82,10 +87,11 @@ def _score(arguments: Sequence[str], factory: ScorerFactory | None) -> int:
 
 def _check(options: ScoringOptions, others: Sequence[str], *, ours: bool) -> None:
     from beam_pipeline.scoring.adapters import adapter_problems
-    from beam_pipeline.validation import problems_of
+    from beam_pipeline.validation import pointer_problems, problems_of
 
     problems = [*misspelt(others), *problems_of(options)]
     if ours:
+        problems += pointer_problems(options)
         problems += adapter_problems(
             options.adapter,
             options.template,

@@ -175,6 +175,13 @@ def flag_of(option: Field[Any]) -> str:
     return "--" + option.name.replace("_", "-")
 
 
+def is_given(options: ScoringOptions, name: str) -> bool:
+    """Say whether an option has another value than by default; one given its default asks for nothing."""
+    defaults = {option.name: option.default for option in fields(ScoringOptions)}
+    given: bool = getattr(options, name) != defaults[name]
+    return given
+
+
 def _argument(option: Field[Any]) -> dict[str, Any]:
     help_text = option.metadata["help"]
     if isinstance(option.default, (int, float)) and not isinstance(option.default, bool):

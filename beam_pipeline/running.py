@@ -21,7 +21,7 @@ from beam_pipeline.output.summary import Summary, summarise
 from beam_pipeline.pipeline import build_pipeline
 from beam_pipeline.progress import ProgressPrinter, tally_of
 from beam_pipeline.scoring.engine import pinned_engine
-from beam_pipeline.sources.live import Feed, RoundPlan, follow
+from beam_pipeline.sources.live import Feed, RoundPlan, StreamLostError, follow
 from beam_pipeline.sources.subscription_feed import SubscriptionFeed, subscription_problem
 from beam_pipeline.sources.watch_feed import WatchFeed
 from beam_pipeline.stores.storage import join
@@ -32,6 +32,7 @@ from beam_pipeline.submission.runners import (
     runs_in_this_process,
 )
 from beam_pipeline.transforms import SKIPPED
+from beam_pipeline.validation import output_problems
 from schemas.errors import ConfigurationError
 from schemas.records import ImageRef
 from schemas.tables import SCORES
@@ -49,6 +50,11 @@ def run_job(job: Job, beam: PipelineOptions) -> Summary | None:
 
     Returns:
         What the run came to, read back from its output; None where it is handed over and left.
+
+    Raises:
+        ConfigurationError: The subscription, the model or the device cannot be used.
+        StreamLostError: A stream on this machine lost its source or its output for good; what had arrived is
+            scored, as far as it could be written.
     """
     here = runs_in_this_process(beam)
     if here and job.options.subscription is not None:
@@ -92,13 +98,27 @@ def _follow(job: Job, beam: PipelineOptions) -> int:
     )
     feed = _feed(job, plan)
     try:
-        with _stopped_by_signals() as stop:
+        with _stopped_by_signals() as stop, _told_of_output(options.output):
             follow(feed, partial(_run_round, job, beam), plan, stop)
     finally:
         feed.close()
         if feed.note():
             print(feed.note(), file=sys.stderr)
     return feed.left_out
+
+
+@contextmanager
+def _told_of_output(output: str) -> Iterator[None]:
+    """Of a stream that failed: say what is wrong with its output, if that is what is wrong."""
+    try:
+        yield
+    except (ConfigurationError, StreamLostError):
+        raise
+    except Exception as error:
+        problems = output_problems(output)
+        if not problems:
+            raise
+        raise StreamLostError("; ".join(problems)) from error
 
 
 def _run_round(job: Job, beam: PipelineOptions, refs: tuple[ImageRef, ...]) -> None:

@@ -7,18 +7,30 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import fields
 
-from beam_pipeline.options import DTYPES, RETRIES, ScoringOptions
+from beam_pipeline.options import DTYPES, RETRIES, ScoringOptions, flag_of, is_given
 from beam_pipeline.scoring.pointers import pointer_of
 from beam_pipeline.sources.image_table import table_problems
 from beam_pipeline.sources.inputs import anything_matches
+from beam_pipeline.sources.watch_feed import watched_folder
 from beam_pipeline.stores.storage import bucket_problem, is_remote, join, list_files, local_path
 from schemas.tables import SCHEMAS
 
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 _SUBSCRIPTION = re.compile(r"projects/[a-z][-a-z0-9:.]{4,61}[a-z0-9]/subscriptions/[^/\s]+")
-_GLOB = re.compile(r"[*?\[]")
 _WITHOUT_FP8 = ("nvidia-tesla-t4", "nvidia-tesla-a100", "nvidia-a100-80gb")
+_STREAMS = ("subscription", "watch")
+_PARTNERS: dict[str, tuple[str, ...]] = {
+    "every": ("watch",),
+    "challenger_share": ("challenger",),
+    "chunk_wait_s": _STREAMS,
+    "stream_shards": _STREAMS,
+    "deduplicate_s": _STREAMS,
+    "stop_when_idle_s": _STREAMS,
+}
+"""Options that mean something beside one of these only."""
+
 _RUN_ID = re.compile(r"[A-Za-z0-9._:+-]{1,128}")
 
 
@@ -31,8 +43,35 @@ def problems_of(options: ScoringOptions) -> list[str]:
         *_number_problems(options),
         *_word_problems(options),
         *_source_problems(options),
-        *_output_problems(options.output),
+        *_partner_problems(options),
+        *output_problems(options.output),
     ]
+
+
+def pointer_problems(options: ScoringOptions) -> list[str]:
+    """Say which options follow a pointer where ``--adapter`` is none; for jobs that bring no scorer."""
+    if not is_given(options, "adapter_poll_s") or pointer_of(options.adapter) is not None:
+        return []
+    return ["--adapter-poll-s: has no effect unless --adapter is a pointer (a file that names an adapter)"]
+
+
+def output_problems(output: str) -> list[str]:
+    """Say why rows cannot be written to an output; nothing is written."""
+    if not output:
+        return ["--output is missing"]
+    if is_remote(output):
+        return _bucket_problems("--output", output, writing=True)
+    folder = os.path.abspath(local_path(output))
+    if os.path.lexists(folder) and not os.path.isdir(folder):
+        return [f"--output {output}: is a file, must be a directory"]
+    # The nearest folder that exists: the rest is created by the first write, not by a check.
+    while not os.path.lexists(folder):
+        folder = os.path.dirname(folder)
+    if not os.path.isdir(folder):
+        return [f"--output {output}: {folder} is not a directory"]
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return [f"--output {output}: {folder} cannot be written to"]
+    return []
 
 
 def _number_problems(options: ScoringOptions) -> list[str]:
@@ -141,12 +180,12 @@ def _stream_problems(options: ScoringOptions) -> list[str]:
     if options.subscription is not None and options.skip_scored:
         problems.append("--skip-scored: of a subscription everything is new; repeated messages are dropped")
     if options.watch is not None and not is_remote(options.watch):
-        path = local_path(options.watch)
-        beginning, *pattern = _GLOB.split(path, maxsplit=1)
         # A pattern may match nothing yet; the folder in which it looks must be there.
-        folder = (os.path.dirname(beginning) or ".") if pattern and not os.path.exists(path) else path
+        folder = watched_folder(options.watch)
         if not os.path.isdir(folder):
             problems.append(f"--watch {options.watch}: there is no directory {folder}")
+        elif not os.access(folder, os.R_OK | os.X_OK):
+            problems.append(f"--watch {options.watch}: {folder} cannot be listed: permission denied")
     if options.watch is not None:
         problems += _bucket_problems("--watch", options.watch)
     return problems
@@ -154,11 +193,7 @@ def _stream_problems(options: ScoringOptions) -> list[str]:
 
 def _idle_problems(options: ScoringOptions) -> list[str]:
     idle_s = options.stop_when_idle_s
-    if idle_s is None or not idle_s > 0:
-        return []
-    if options.subscription is None and options.watch is None:
-        return ["--stop-when-idle-s ends a stream: it goes with --subscription or --watch"]
-    if options.watch is not None and idle_s <= options.every:
+    if options.watch is not None and idle_s is not None and 0 < idle_s <= options.every:
         return [
             f"--stop-when-idle-s {idle_s:g}: must be more than --every {options.every:g}, or the place is "
             "looked at only once"
@@ -178,19 +213,11 @@ def _retry_problems(options: ScoringOptions) -> list[str]:
     return [] if has_rows else [f"--retry-failed: --output {options.output} has no rows"]
 
 
-def _output_problems(output: str) -> list[str]:
-    if not output:
-        return ["--output is missing"]
-    if is_remote(output):
-        return _bucket_problems("--output", output, writing=True)
-    folder = os.path.abspath(local_path(output))
-    if os.path.lexists(folder) and not os.path.isdir(folder):
-        return [f"--output {output}: is a file, must be a directory"]
-    # The nearest folder that exists: the rest is created by the first write, not by a check.
-    while not os.path.lexists(folder):
-        folder = os.path.dirname(folder)
-    if not os.path.isdir(folder):
-        return [f"--output {output}: {folder} is not a directory"]
-    if not os.access(folder, os.W_OK | os.X_OK):
-        return [f"--output {output}: {folder} cannot be written to"]
-    return []
+def _partner_problems(options: ScoringOptions) -> list[str]:
+    """Options that would change nothing, as what they belong to is not asked for."""
+    flags = {option.name: flag_of(option) for option in fields(ScoringOptions)}
+    return [
+        f"{flags[name]}: has no effect without {' or '.join(flags[partner] for partner in partners)}"
+        for name, partners in _PARTNERS.items()
+        if is_given(options, name) and not any(is_given(options, partner) for partner in partners)
+    ]

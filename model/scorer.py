@@ -14,40 +14,39 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from model.backbone import EMBEDDED_ADAPTER
-from model.batching import ModelSize, RowSize, gpu_token_budget, plan_micro_batches
+from model.batching import RowSize, plan_micro_batches
 from model.checks import CheckedAdapter, checked_manifest
 from model.compiling import compile_template
-from model.conversation import ContextIds, build_prompt, encode_context
+from model.conversation import build_prompt, encode_context
 from model.decisions import Decisions
 from model.decoding import SlotDecoder
 from model.denormals import flush_denormals
-from model.fp8 import Product, fp8_product, use_fp8
+from model.fp8 import Product, use_fp8
 from model.hosting import Host
 from model.images import ImageLimits, Room, decoded_bytes, unbounded
-from model.isolated_decoding import CRASH_PRONE, PictureReader
 from model.lora import MergedAdapter, load_adapter_weights, merge_adapter
-from model.patches import MERGE, PATCH, grid_thw, patch_rows, visual_tokens
+from model.patches import grid_thw, patch_rows
+from model.placement import fp8_product_on, place_base, token_budget
+from model.prepared import PreparedImage, StagedBatch
 from model.ragged import ImageBatch
 from model.reading import PredictionReader
-from model.staging import PixelStage, SentPixels
+from model.staging import PixelStage
 from model.templates import answer_template
 from model.tokens import IM_END
 from model.unmerged import UnmergedAdapters
 from schemas.errors import ConfigurationError, FetchError, ScoringError
 from schemas.manifest import AdapterManifest, Decoder
-from schemas.records import ImageFacts, Prediction, Provenance, Role
+from schemas.records import Prediction, Provenance, Role
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -56,7 +55,6 @@ if TYPE_CHECKING:
 
 _Answer = TypeVar("_Answer")
 
-_CPU_TOKENS = 2_048
 _LIBRARY_MICRO_BATCH = 32
 _DECODERS: dict[Decoder, str] = {
     "digit_tree": "mean over the digit tree, with its standard deviation",
@@ -67,45 +65,6 @@ _DECODERS: dict[Decoder, str] = {
     "mode": "the most probable level or bin; the standard deviation is about the mean",
     "point": "one number, without a standard deviation",
 }
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-@dataclass(frozen=True)
-class PreparedImage:
-    """One image, decoded and measured, ready for a micro-batch.
-
-    Attributes:
-        pixels: (height, width, 3) uint8, upright RGB at the adapter's pixel budget.
-        facts: What reading it told.
-        context: Ids and text of the context as the model will see it.
-    """
-
-    pixels: NDArray[np.uint8]
-    facts: ImageFacts
-    context: ContextIds
-
-    @property
-    def visual_tokens(self) -> int:
-        """Merged visual tokens, 28 × 28 px each."""
-        return visual_tokens(self.pixels.shape[0], self.pixels.shape[1])
-
-    @property
-    def context_used(self) -> str | None:
-        """The context as the model will see it; None where it will see none."""
-        return self.context.text
-
-
-@dataclass(frozen=True)
-class StagedBatch:
-    """One micro-batch whose pixels are on the device, or on their way. Made by ``Scorer.stage``.
-
-    Attributes:
-        images: In order.
-        pixels: Theirs.
-    """
-
-    images: tuple[PreparedImage, ...]
-    pixels: SentPixels
 
 
 class Scorer:
@@ -133,7 +92,8 @@ class Scorer:
         prompt = build_prompt(template, manifest.conversation, encoder)
         self.decoder = SlotDecoder(host.model, prompt, program, score_head, recorder=host.recorder())
         self.device: torch.device = self.decoder.device
-        self.token_budget = self._token_budget(host, len(prompt.prefix + prompt.middle + prompt.closing))
+        row = RowSize.of(len(prompt.prefix + prompt.middle + prompt.closing), program)
+        self.token_budget = token_budget(host, row, manifest.image.max_pixels)
         self.reader = PredictionReader(program, manifest, encoder)
         self._host = host
         self._turn = turn
@@ -184,10 +144,10 @@ class Scorer:
                 "fp8: an adapter that is to be replaced must stay in the full number format"
             )
         flush_denormals()
-        product = _fp8_product(device, dtype) if fp8 else None
+        product = fp8_product_on(device, dtype) if fp8 else None
         directory = EMBEDDED_ADAPTER if adapter is None else Path(adapter)
         checked = checked_manifest(directory, template, base_model)
-        host = _host(checked, base_model, device, dtype, limits, isolate_decoders, cuda_graphs)
+        host = place_base(checked, base_model, device, dtype, limits, isolate_decoders, cuda_graphs)
         if keep_base:
             merged = merge_adapter(host.model, load_adapter_weights(directory))
             return cls._merged_on(host, directory, checked, template, merged)
@@ -226,7 +186,7 @@ class Scorer:
         """
         directories = EMBEDDED_ADAPTER if champion is None else Path(champion), Path(challenger)
         checked = checked_manifest(directories[0], template, base_model)
-        host = _host(checked, base_model, device, dtype, limits, isolate_decoders)
+        host = place_base(checked, base_model, device, dtype, limits, isolate_decoders)
         both = checked, host.check(directories[1], template)
         roles: tuple[Role, Role] = ("champion", "challenger")
         weights = [load_adapter_weights(directory) for directory in directories]
@@ -274,15 +234,6 @@ class Scorer:
         use_fp8(self._host.model, product)
         provenance = replace(self.provenance, dtype=f"{self.provenance.dtype}+fp8")
         return Scorer(self._host, self.manifest, provenance, self.decoder.score_head, self._turn)
-
-    def _token_budget(self, host: Host, prompt_columns: int) -> int:
-        if self.device.type != "cuda":
-            return _CPU_TOKENS
-        model = ModelSize.of(host.model.config, host.dtype.itemsize)
-        row = RowSize.of(prompt_columns, self.decoder.program)
-        return gpu_token_budget(
-            _free_bytes(self.device), model, row, self.manifest.image.max_pixels // (PATCH * MERGE) ** 2
-        )
 
     def successor(self, adapter: str | Path, *, template: str | None = None) -> Scorer:
         """Make the scorer of another adapter on the same base, ready to take this one's place.
@@ -445,55 +396,3 @@ class Scorer:
         if self.manifest.training.synthetic:
             lines.append("trained on SYNTHETIC degradations: these scores are not human taste")
         return "\n".join(lines)
-
-
-def resolve_device(device: str) -> torch.device:
-    """Turn ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` into a device that exists.
-
-    Raises:
-        ConfigurationError: It does not; nothing is moved elsewhere.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        wanted = torch.device(device)
-    except RuntimeError as error:
-        raise ConfigurationError(f"device {device!r}: use auto, cpu, cuda or cuda:N") from error
-    if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
-        raise ConfigurationError(
-            f"device {device!r}: this machine has {torch.cuda.device_count()} CUDA devices"
-        )
-    if wanted.type not in ("cpu", "cuda"):
-        raise ConfigurationError(f"device {device!r}: use auto, cpu, cuda or cuda:N")
-    return wanted
-
-
-def _host(
-    checked: CheckedAdapter, base_model: str | None, device: str, dtype: str | None,
-    limits: ImageLimits | None, isolate_decoders: bool, cuda_graphs: bool = False,
-) -> Host:  # fmt: skip
-    assert checked.base_path is not None  # it was needed
-    target = resolve_device(device)
-    number_format = _resolve_dtype(dtype, target)
-    pictures = PictureReader(CRASH_PRONE if isolate_decoders else ())
-    return Host.load(
-        checked.base_path, base_model, target, number_format, limits or ImageLimits(), pictures, cuda_graphs
-    )
-
-
-def _fp8_product(device: str, dtype: str | None) -> Product:
-    target = resolve_device(device)
-    return fp8_product(target, _resolve_dtype(dtype, target))
-
-
-def _free_bytes(device: torch.device) -> int:
-    """Bytes of a GPU that torch may still use: those that nobody has, and those that torch has in reserve."""
-    free, _ = torch.cuda.mem_get_info(device)
-    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-
-
-def _resolve_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
-    name = dtype or ("bfloat16" if device.type == "cuda" else "float32")
-    if name not in _DTYPES:
-        raise ConfigurationError(f"dtype {name!r}: use {', '.join(_DTYPES)}")
-    return _DTYPES[name]

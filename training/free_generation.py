@@ -19,7 +19,8 @@ from model.conversation import build_prompt, encode_context
 from model.images import ImageLimits, decode_image, inspect_image
 from model.lora import load_adapter_weights, merge_adapter
 from model.patches import grid_thw, normalised_patches
-from model.scorer import PreparedImage, resolve_device
+from model.placement import resolve_device
+from model.prepared import PreparedImage
 from model.scores import to_native_scale
 from model.templates import SCORE
 from model.tokens import IM_END, IMAGE_PAD, TextEncoder

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from model.backbone import load_base, load_tokenizer, resolve_base
-from model.scorer import resolve_device
+from model.placement import resolve_device
 from model.tokens import IM_END, IM_START, TextEncoder
 from training.greedy_writing import write_greedily
 

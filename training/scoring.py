@@ -12,7 +12,8 @@ from typing import Generic, Protocol, TypeVar
 
 from PIL import Image
 
-from model.scorer import PreparedImage, Scorer
+from model.prepared import PreparedImage
+from model.scorer import Scorer
 from schemas.errors import ConfigurationError, InferenceError, ScoringError
 from schemas.manifest import Decoder
 from schemas.records import Prediction

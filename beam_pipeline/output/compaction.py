@@ -30,7 +30,7 @@ import re
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -40,6 +40,7 @@ import pyarrow.parquet as pq
 
 from beam_pipeline.output.merging import SORTED_BY, Runs
 from beam_pipeline.output.parquet import encode
+from beam_pipeline.output.source_files import SourceFile, read_ahead, rows_of
 from beam_pipeline.stores.file_versions import remove_version, version_of
 from beam_pipeline.stores.storage import join, list_files, open_binary, put_file
 from schemas.errors import ConfigurationError
@@ -49,7 +50,6 @@ METADATA_KEY = b"compaction"
 """Of the Parquet metadata of compacted files."""
 
 _ROW_GROUP_ROWS = 128 * 1024
-_BATCH_ROWS = 128 * 1024
 _AHEAD = 16
 _LOOKED_UP_BY = ("image_id", "image_uri")
 _DAY = re.compile(r"(?P<folder>.*/date=(?P<date>\d{4}-\d{2}-\d{2}))/[^/]+")
@@ -145,16 +145,6 @@ class _Replacement:
     bytes_written: int = 0
 
 
-@dataclass(frozen=True)
-class _Source:
-    """A file as it was read; its version was looked at before, so it is never newer than its data."""
-
-    uri: str
-    name: str
-    version: str
-    data: bytes
-
-
 def compact(
     output: str,
     settings: CompactionSettings,
@@ -211,8 +201,8 @@ def _merge_day(table: str, date: str, folder: str, target_rows: int) -> _Replace
     read = 0
     with TemporaryDirectory() as scratch:
         runs = Runs(table, scratch, target_rows)
-        for source in _fetched(folder, plan.sources):
-            for rows in _rows_of(source, table):
+        for source in _sources(folder, plan.sources):
+            for rows in rows_of(source, table):
                 runs.add(rows)
             versions[source.name] = source.version
             read += len(source.data)
@@ -346,64 +336,12 @@ def _footer(uri: str) -> _Footer:
         raise ConfigurationError(f"{uri}: is damaged, or not a compacted file ({error})") from error
 
 
-def _fetched(folder: str, names: Sequence[str]) -> Iterator[_Source]:
-    """Read files ahead; those that vanish meanwhile are left out."""
+def _sources(folder: str, names: Sequence[str]) -> Iterator[SourceFile]:
+    """Read files ahead, large ones one by one; those that vanish meanwhile are left out."""
     large = [join(folder, name) for name in names if _PART.fullmatch(name)]
     small = [join(folder, name) for name in names if not _PART.fullmatch(name)]
-    with ThreadPoolExecutor(_AHEAD) as pool:
-        for uris, ahead in ((large, 1), (small, _AHEAD)):
-            reading: deque[Future[_Source | None]] = deque()
-            for uri in uris:
-                reading.append(pool.submit(_fetch, uri))
-                if len(reading) >= ahead:
-                    yield from _found(reading.popleft())
-            while reading:
-                yield from _found(reading.popleft())
-
-
-def _found(reading: Future[_Source | None]) -> Iterator[_Source]:
-    source = reading.result()
-    if source is not None:
-        yield source
-
-
-def _fetch(uri: str) -> _Source | None:
-    version = version_of(uri)
-    if version is None:
-        return None
-    try:
-        with open_binary(uri) as file:
-            return _Source(uri, uri.rsplit("/", 1)[1], version, file.read())
-    except OSError:
-        # A job that scores its images again removes the file of a table without rows.
-        if version_of(uri) is None:
-            return None
-        raise
-
-
-def _rows_of(source: _Source, table: str) -> Iterator[pa.Table]:
-    """Read rows in the contract's present form, a batch at a time."""
-    try:
-        for batch in pq.ParquetFile(pa.BufferReader(source.data)).iter_batches(_BATCH_ROWS):
-            yield _conformed(pa.Table.from_batches([batch]), SCHEMAS[table])
-    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-        raise ConfigurationError(f"{source.uri}: not a file of {table}/: {error}") from error
-
-
-def _conformed(rows: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Add the columns that an earlier version did not write.
-
-    Raises:
-        ValueError: A later version wrote columns that would be lost.
-        KeyError: A column that every row has is missing.
-    """
-    unknown = set(rows.column_names) - set(schema.names)
-    if unknown:
-        raise ValueError(f"columns of another version: {', '.join(sorted(unknown))}")
-    for field in schema:
-        if field.nullable and field.name not in rows.column_names:
-            rows = rows.append_column(field, pa.nulls(len(rows), field.type))
-    return rows.select(schema.names).cast(schema)
+    yield from read_ahead(large, 1)
+    yield from read_ahead(small, _AHEAD)
 
 
 def _digest(versions: Mapping[str, str]) -> str:

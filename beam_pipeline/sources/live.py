@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
 from typing import Protocol
@@ -27,6 +28,10 @@ _LOOK_S = 0.5
 """Most seconds between two looks at ``stop``."""
 
 
+class StreamLostError(Exception):
+    """A stream on this machine cannot go on, and waiting will not help; its message is one sentence."""
+
+
 class Feed(Protocol):
     """Where a local stream's images come from.
 
@@ -37,7 +42,11 @@ class Feed(Protocol):
     left_out: int
 
     def arrived(self, most: int, timeout_s: float) -> list[ImageRef]:
-        """Give images that arrived, described, each once; waits for the first at most ``timeout_s``."""
+        """Give images that arrived, described, each once; waits for the first at most ``timeout_s``.
+
+        Raises:
+            StreamLostError: No more will come, and all that arrived was given.
+        """
 
     def settle(self, refs: Sequence[ImageRef]) -> None:
         """Hear that the rows of these images are written."""
@@ -93,6 +102,7 @@ def follow(
 
     Raises:
         ConfigurationError: As raised by a round, at once.
+        StreamLostError: As raised by the feed, when all that had arrived is settled.
         Exception: What a round raised at its last attempt; its images are not settled.
     """
     rounds = 0
@@ -116,8 +126,9 @@ def _collect(
     """Gather one round; empty after one look without an arrival."""
     refs = feed.arrived(plan.images, 0.0 if stop.is_set() else _LOOK_S)
     closes_at = clock() + plan.wait_s
-    while refs and len(refs) < plan.images and not stop.is_set() and (left := closes_at - clock()) > 0:
-        refs += feed.arrived(plan.images - len(refs), min(left, _LOOK_S))
+    with suppress(StreamLostError):  # raised again by the next look, when these are settled
+        while refs and len(refs) < plan.images and not stop.is_set() and (left := closes_at - clock()) > 0:
+            refs += feed.arrived(plan.images - len(refs), min(left, _LOOK_S))
     return tuple(refs)
 
 

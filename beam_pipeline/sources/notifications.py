@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from beam_pipeline.sources.inputs import is_offered
+from beam_pipeline.sources.image_names import is_shown
 from schemas.records import ImageRef, ListingProblem
 
 FINALIZE = "OBJECT_FINALIZE"
@@ -49,7 +49,7 @@ def ref_of_notification(
         problems.append(f"eventTime is {attributes['eventTime']!r}")
     if problems:
         return _malformed(message_id, event_time or received_at, "; ".join(problems))
-    if name.endswith("/") or not is_offered(name.rsplit("/", 1)[-1]) or "/." in f"/{name}":
+    if not is_shown(name):
         return None
     return ImageRef(
         image_uri=f"gs://{bucket}/{name}",

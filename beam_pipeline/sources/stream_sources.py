@@ -17,7 +17,8 @@ from apache_beam.transforms.deduplicate import DeduplicatePerKey
 from apache_beam.utils.timestamp import Duration
 
 from beam_pipeline.scoring.handler import NAMESPACE
-from beam_pipeline.sources.inputs import describe, is_offered
+from beam_pipeline.sources.image_names import is_shown
+from beam_pipeline.sources.inputs import describe
 from beam_pipeline.sources.notifications import ref_of_notification
 from beam_pipeline.stores.gcs_access import WILD
 from schemas.records import ImageRef
@@ -61,7 +62,7 @@ class WatchPlace(beam.PTransform):
         """Build the stage."""
         match = MatchContinuously(self._pattern, interval=self._every_s, match_updated_files=True)
         found = begin | "Match" >> match
-        named = found | "Refs" >> beam.FlatMap(_ref_of_file).with_output_types(ImageRef)
+        named = found | "Refs" >> beam.FlatMap(refs_of_file, self._pattern).with_output_types(ImageRef)
         return named | "Describe" >> beam.Map(_described).with_output_types(ImageRef)
 
 
@@ -93,8 +94,10 @@ def refs_of_message(message: Any) -> Iterator[ImageRef]:
         yield ref
 
 
-def _ref_of_file(metadata: Any) -> Iterator[ImageRef]:
-    if not metadata.path.endswith("/") and is_offered(metadata.path.rsplit("/", 1)[-1]):
+def refs_of_file(metadata: Any, pattern: str) -> Iterator[ImageRef]:
+    """Read one ``FileMetadata``: no ref for what the pattern found and is no image by its name."""
+    folder = WILD.split(pattern, maxsplit=1)[0].rpartition("/")[0]
+    if is_shown(metadata.path.removeprefix(folder), pattern.removeprefix(folder)):
         yield ImageRef(image_uri=metadata.path)
 
 

@@ -17,6 +17,7 @@ from itertools import islice
 from time import monotonic
 from typing import Any
 
+from beam_pipeline.sources.live import StreamLostError
 from beam_pipeline.sources.notifications import ref_of_notification
 from beam_pipeline.sources.seen_keys import SeenKeys
 from schemas.errors import ConfigurationError
@@ -28,6 +29,10 @@ _RENEW_S = 20.0
 _PULL_MESSAGES = 500
 _PULL_S = 2.0
 _IDS_A_CALL = 500
+_TOPIC_S = 60.0
+_ASK_S = 5.0
+_NO_TOPIC = "_deleted-topic_"
+"""What Pub/Sub calls the topic of a subscription whose topic is gone; no message will ever come from it."""
 
 
 class SubscriptionFeed:
@@ -63,22 +68,23 @@ class SubscriptionFeed:
         self._trouble: Exception | None = None
         self._ignored = self._duplicates = 0
         self.left_out = 0
-        self._renewed_at = clock()
+        self._renewed_at = self._topic_seen_at = clock()
         self._ceased = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="subscription", daemon=True)
         self._thread.start()
 
     def arrived(self, most: int, timeout_s: float) -> list[ImageRef]:
-        """Give announced images; see ``live.Feed``. Raises what ended the pulling."""
+        """Give announced images; see ``live.Feed``. Raises what ended the pulling, as often as asked."""
+        trouble = self._trouble  # looked at first: what came before it is in the queue by now
         found = []
         try:
             found.append(self._arrivals.get(timeout=timeout_s) if timeout_s else self._arrivals.get_nowait())
             while len(found) < most:
                 found.append(self._arrivals.get_nowait())
         except queue.Empty:
-            if not found and self._trouble is not None:
-                raise self._trouble from None
+            if not found and trouble is not None:
+                raise trouble from None
         return found
 
     def settle(self, refs: Sequence[ImageRef]) -> None:
@@ -86,7 +92,7 @@ class SubscriptionFeed:
         with self._lock:
             ids = [message for ref in refs for message in self._leases.pop(ref.key, ())]
         # Not acknowledged, they come again, and are known.
-        with self._briefly_away():
+        with self._trouble_kept():
             self._acknowledge(ids)
 
     def cease(self) -> None:
@@ -100,7 +106,7 @@ class SubscriptionFeed:
         with self._lock:
             ids = [message for leased in self._leases.values() for message in leased]
             self._leases.clear()
-        with self._briefly_away():
+        with self._trouble_kept():
             self._set_deadlines(ids, 0)
 
     def note(self) -> str:
@@ -113,8 +119,8 @@ class SubscriptionFeed:
 
     def _run(self) -> None:
         try:
-            while not self._stop.is_set():
-                with self._briefly_away():
+            while not self._stop.is_set() and self._trouble is None:
+                with self._trouble_kept():
                     self._turn()
         except Exception as error:  # told to the one who waits for arrivals
             self._trouble = error
@@ -129,9 +135,13 @@ class SubscriptionFeed:
             self._stop.wait(0.1)
 
     @contextmanager
-    def _briefly_away(self) -> Iterator[None]:
-        """Warn of what is brief by nature, and go on: nothing is lost, as what was leased comes again."""
+    def _trouble_kept(self) -> Iterator[None]:
+        """Warn of what is brief by nature, and go on: nothing is lost, as what was leased comes again.
+
+        What lasts is kept for who waits for arrivals, behind all that has arrived.
+        """
         from google.api_core import exceptions
+        from google.auth.exceptions import GoogleAuthError
 
         try:
             yield
@@ -146,23 +156,40 @@ class SubscriptionFeed:
         ) as error:
             _LOGGER.warning("%s: %s; tried again", self._subscription, getattr(error, "message", error))
             self._stop.wait(_PULL_S)
+        except (exceptions.GoogleAPICallError, GoogleAuthError) as error:
+            reason = getattr(error, "message", None) or error
+            self._trouble = self._trouble or StreamLostError(
+                f"--subscription {self._subscription}: can no longer be read: {reason}"
+            )
 
     def _pull(self, most: int) -> None:
         from google.api_core.exceptions import DeadlineExceeded
 
         request = {"subscription": self._subscription, "max_messages": most}
         try:
-            response = self._client.pull(request=request, timeout=_PULL_S, retry=None)
-        except DeadlineExceeded:  # nothing came
+            messages = self._client.pull(request=request, timeout=_PULL_S, retry=None).received_messages
+        except DeadlineExceeded:
+            messages = []
+        if not messages:
+            self._look_for_topic()
             return
         kept: list[str] = []
         done: list[str] = []
-        for received in response.received_messages:
+        for received in messages:
             is_kept = self._take(received.ack_id, received.message)
             (kept if is_kept else done).append(received.ack_id)
         # At once: the subscription's own deadline may be shorter than a round.
         self._set_deadlines(kept, _LEASE_S)
         self._acknowledge(done)
+
+    def _look_for_topic(self) -> None:
+        """A subscription outlives its topic, and would be silent for ever."""
+        if self._clock() - self._topic_seen_at < _TOPIC_S:
+            return
+        self._topic_seen_at = self._clock()
+        problem = _topic_problem(self._client, self._subscription)
+        if problem is not None:
+            raise StreamLostError(problem)
 
     def _take(self, ack_id: str, message: Any) -> bool:
         """Keep a message until its image is settled; say whether it is kept."""
@@ -229,12 +256,18 @@ def subscription_problem(subscription: str) -> str | None:
     from google.api_core.exceptions import GoogleAPICallError, RetryError
 
     try:
-        subscriber().get_subscription(request={"subscription": subscription}, timeout=5.0, retry=None)
+        return _topic_problem(subscriber(), subscription)
     except ConfigurationError as error:
         return error.reasons[0]
     except (GoogleAPICallError, RetryError) as error:
         return f"--subscription {subscription}: {getattr(error, 'message', None) or error}"
-    return None
+
+
+def _topic_problem(client: Any, subscription: str) -> str | None:
+    found = client.get_subscription(request={"subscription": subscription}, timeout=_ASK_S, retry=None)
+    if found.topic != _NO_TOPIC:
+        return None
+    return f"--subscription {subscription}: its topic was deleted, so that nothing will arrive any more"
 
 
 def _batches(ids: Sequence[str]) -> Iterator[list[str]]:

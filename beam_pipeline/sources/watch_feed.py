@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 
 from beam_pipeline.sources.inputs import describe, locate
-from beam_pipeline.stores.storage import is_remote
+from beam_pipeline.sources.live import StreamLostError
+from beam_pipeline.stores.gcs_access import WILD
+from beam_pipeline.stores.storage import is_remote, local_path
 from schemas.records import ImageRef
 
 _LOGGER = logging.getLogger(__name__)
 _SETTLE_S = 1.0
 """A local file that changed more recently may still be being written: it is looked at again after this."""
+
+_LASTING = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM)
+_PATIENCE_S = 30.0
+"""A place that is missing or refused for this long is lost: one that is swapped for another is missing for a
+moment, and rights take a while to reach every server of a store."""
 
 
 class WatchFeed:
@@ -48,11 +57,12 @@ class WatchFeed:
         self._waiting: deque[ImageRef] = deque()
         self._young: list[ImageRef] = []
         self._look_again_at = self._next_listing = clock()
+        self._refused_since: float | None = None
         self._ceased = False
         self._clock, self._now, self._sleep = clock, now, sleep
 
     def arrived(self, most: int, timeout_s: float) -> list[ImageRef]:
-        """Give new images; see ``live.Feed``."""
+        """Give new images; see ``live.Feed``. Raises ``StreamLostError`` where the place is gone for good."""
         if not self._waiting and not self._ceased:
             due = min(self._next_listing, self._look_again_at) if self._young else self._next_listing
             wait_s = due - self._clock()
@@ -91,15 +101,25 @@ class WatchFeed:
     def _list(self) -> None:
         self._young = []
         try:
+            _check_folder(self._pattern)
             for found in locate(self._pattern):
                 self._take(found, describe(found, self._now()))
+            self._refused_since = None
         except OSError as error:  # a store that is away for a while must not end a stream
-            _LOGGER.warning(
-                "%s cannot be listed: %s; tried again in %g s",
-                self._pattern, error.strerror or error, self._every_s,
-            )  # fmt: skip
+            self._refused(error)
         # After the listing: one that takes long must not follow on itself.
         self._next_listing = self._clock() + self._every_s
+
+    def _refused(self, error: OSError) -> None:
+        """Go on or raise; where this raises, the next look lists again."""
+        reason = error.strerror or error
+        if error.errno not in _LASTING:
+            self._refused_since = None
+        elif self._refused_since is None:
+            self._refused_since = self._clock()
+        elif self._clock() - self._refused_since >= _PATIENCE_S:
+            raise StreamLostError(f"--watch {self._pattern}: can no longer be listed: {reason}") from error
+        _LOGGER.warning("%s cannot be listed: %s; tried again in %g s", self._pattern, reason, self._every_s)
 
     def _take(self, found: ImageRef, ref: ImageRef) -> None:
         key = hash(ref.key)
@@ -115,6 +135,19 @@ class WatchFeed:
             return
         self._seen.add(key)
         self._waiting.append(ref)
+
+
+def watched_folder(pattern: str) -> str:
+    """The folder that a local place lies in: itself, or where its pattern begins; there it must be."""
+    path = local_path(pattern)
+    beginning, *wild = WILD.split(path, maxsplit=1)
+    return (os.path.dirname(beginning) or ".") if wild and not os.path.exists(path) else path
+
+
+def _check_folder(pattern: str) -> None:
+    # To a pattern a folder that is gone, or may not be read, looks like an empty one.
+    if not is_remote(pattern):
+        os.scandir(watched_folder(pattern)).close()
 
 
 def _is_young(ref: ImageRef, now: datetime) -> bool:

@@ -26,7 +26,7 @@ from apache_beam.options.pipeline_options_validator import PipelineOptionsValida
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import PipelineRunner
 
-from beam_pipeline.options import Parser, ScoringOptions, flag_of, no_such_option
+from beam_pipeline.options import Parser, ScoringOptions, flag_of, is_given, no_such_option
 from beam_pipeline.scoring.handler import NAMESPACE
 from beam_pipeline.stores.storage import is_remote, local_path
 from beam_pipeline.submission.gpu_settings import GPUS
@@ -126,6 +126,10 @@ def source_problems(options: ScoringOptions, kind: RunnerKind) -> list[str]:
         problems.append(
             "--skip-scored: with --watch it needs a stream on this machine (no --runner); this one remembers "
             "by itself what it has seen"
+        )
+    if options.watch is not None and is_given(options, "deduplicate_s") and kind == "local":
+        problems.append(
+            "--deduplicate-s: has no effect with --watch on this machine, which remembers all it has seen"
         )
     if options.stop_when_idle_s is not None and kind != "local":
         problems.append(

@@ -16,6 +16,7 @@ from typing import Any
 
 import apache_beam as beam
 import pytest
+from apache_beam.io.filesystems import FileSystems
 from apache_beam.metrics import MetricsFilter
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
@@ -28,7 +29,8 @@ from beam_pipeline.pipeline import build_pipeline
 from beam_pipeline.scoring.fakes import FakeScorerFactory
 from beam_pipeline.scoring.handler import NAMESPACE
 from beam_pipeline.sources import stream_sources
-from beam_pipeline.sources.stream_sources import IGNORED, DropSeen, WatchPlace, refs_of_message
+from beam_pipeline.sources.inputs import locate
+from beam_pipeline.sources.stream_sources import IGNORED, DropSeen, WatchPlace, refs_of_file, refs_of_message
 from beam_pipeline.transforms import ChunkStream
 from schemas.records import Chunk, ImageRef
 from tests.beam_pipeline.helpers import NOW, ref, rows, write_photos
@@ -123,6 +125,29 @@ def test_a_watched_place_is_a_folder_unless_it_is_a_pattern(
     monkeypatch.setattr(stream_sources, "MatchContinuously", matched)
     _ = beam.Pipeline(runner=FnApiRunner()) | WatchPlace(place, 10.0)
     assert asked == [pattern]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "shown"),
+    [
+        ("in/**", ["in/a.jpg", "in/deep/b.jpg"]),
+        ("in/*.jpg", ["in/a.jpg"]),
+        ("in/.thumbs/*", ["in/.thumbs/c.jpg"]),
+        ("in/.th*/*", ["in/.thumbs/c.jpg"]),
+    ],
+)
+def test_a_watched_place_shows_what_a_listing_of_it_would(
+    pattern: str, shown: list[str], tmp_path: Path
+) -> None:
+    for name in ("a.jpg", "a.json", ".b.jpg", "deep/b.jpg", ".thumbs/c.jpg", "deep/.git/d.jpg"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).touch()
+    place = f"{tmp_path}/{pattern}"
+    (found,) = FileSystems.match([place])
+    watched = [image for file in found.metadata_list for image in refs_of_file(file, place)]
+    expected = [f"{tmp_path}/{name}" for name in shown]
+    assert sorted(image.image_uri for image in watched) == expected
+    assert sorted(image.image_uri for image in locate(place)) == expected
 
 
 def _stream(folder: Path, output: Path, *more: str) -> list[str]:

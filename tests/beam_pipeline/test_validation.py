@@ -9,8 +9,10 @@ import pytest
 from beam_pipeline.__main__ import main
 from beam_pipeline.options import ScoringOptions
 from beam_pipeline.scoring.fakes import FakeScorerFactory
-from beam_pipeline.validation import problems_of
+from beam_pipeline.validation import pointer_problems, problems_of
 from tests.beam_pipeline.helpers import write_photos
+
+_WATCHED: dict[str, object] = {"input": (), "watch": "."}
 
 
 @pytest.fixture
@@ -64,16 +66,15 @@ def test_devices_that_may_exist_on_a_worker_are_accepted(options: ScoringOptions
         ({"input": (), "retry_failed": ("all", "ingest")}, "--retry-failed ingest: must be one of all, "),
         ({"input": (), "retry_failed": ("all",)}, "has no rows"),
         (
-            {"input": (), "watch": ".", "every": 10.0, "stop_when_idle_s": 10.0},
+            _WATCHED | {"every": 10.0, "stop_when_idle_s": 10.0},
             "--stop-when-idle-s 10: must be more than --every 10",
         ),
-        ({"stop_when_idle_s": 60.0}, "--stop-when-idle-s ends a stream: it goes with"),
-        ({"every": 0.0}, "--every 0: must be a number above 0"),
-        ({"chunk_wait_s": float("nan")}, "--chunk-wait-s nan"),
-        ({"deduplicate_s": float("inf")}, "--deduplicate-s inf"),
-        ({"stop_when_idle_s": -1.0}, "--stop-when-idle-s -1"),
+        (_WATCHED | {"every": 0.0}, "--every 0: must be a number above 0"),
+        (_WATCHED | {"chunk_wait_s": float("nan")}, "--chunk-wait-s nan"),
+        (_WATCHED | {"deduplicate_s": float("inf")}, "--deduplicate-s inf"),
+        (_WATCHED | {"stop_when_idle_s": -1.0}, "--stop-when-idle-s -1"),
         ({"adapter_poll_s": 0.0}, "--adapter-poll-s 0"),
-        ({"stream_shards": 0}, "--stream-shards 0"),
+        (_WATCHED | {"stream_shards": 0}, "--stream-shards 0"),
         ({"in_flight_bytes": 0}, "--in-flight-bytes 0"),
         ({"input": ("nowhere/*.jpg",)}, "--input nowhere/*.jpg: nothing matches"),
         ({"fp8": True, "device": "cpu"}, "--fp8 and --device cpu: FP8 needs a GPU"),
@@ -89,6 +90,55 @@ def test_devices_that_may_exist_on_a_worker_are_accepted(options: ScoringOptions
 def test_each_problem_is_said(options: ScoringOptions, change: dict[str, object], reason: str) -> None:
     (problem,) = problems_of(replace(options, **change))  # type: ignore[arg-type]
     assert reason in problem
+
+
+@pytest.mark.parametrize(
+    ("change", "partners"),
+    [
+        ({"every": 5.0}, "--watch"),
+        ({"challenger_share": 0.5}, "--challenger"),
+        ({"chunk_wait_s": 5.0}, "--subscription or --watch"),
+        ({"stream_shards": 5}, "--subscription or --watch"),
+        ({"deduplicate_s": 5.0}, "--subscription or --watch"),
+        ({"stop_when_idle_s": 5.0}, "--subscription or --watch"),
+    ],
+)
+def test_an_option_without_what_it_belongs_to_is_said(
+    options: ScoringOptions, change: dict[str, object], partners: str
+) -> None:
+    (problem,) = problems_of(replace(options, **change))  # type: ignore[arg-type]
+    ((name, _),) = change.items()
+    assert problem == f"--{name.replace('_', '-')}: has no effect without {partners}"
+
+
+def test_an_option_beside_what_it_belongs_to_is_accepted(options: ScoringOptions) -> None:
+    stream = {"chunk_wait_s": 5.0, "stream_shards": 5, "deduplicate_s": 5.0, "stop_when_idle_s": 50.0}
+    announced = {"input": (), "subscription": "projects/project/subscriptions/photos"}
+    for change in (stream | announced, stream | _WATCHED | {"every": 5.0}, {"challenger": "a"}):
+        assert problems_of(replace(options, **change)) == []  # type: ignore[arg-type]
+
+
+def test_every_option_without_what_it_belongs_to_is_told_at_once_and_defaults_pass(
+    capsys: pytest.CaptureFixture[str], options: ScoringOptions
+) -> None:
+    arguments = ["--input", *options.input, "--output", options.output]
+    defaults = ["--chunk-wait-s=30", "--stream-shards=4", "--challenger-share=0.05", "--adapter-poll-s=30.0"]
+    assert main([*arguments, *defaults, "--every", "5", "--adapter-poll-s", "5"]) == 2
+    told = capsys.readouterr().err.splitlines()[1:]
+    assert [line.split()[0] for line in told] == ["--every:", "--adapter-poll-s:"]
+
+
+def test_a_pointer_may_be_looked_at_as_often_as_one_likes_and_only_a_pointer(
+    options: ScoringOptions, tmp_path: Path
+) -> None:
+    pointer = tmp_path / "current"
+    pointer.write_text("first\n")
+    often = replace(options, adapter_poll_s=1.0)
+    assert pointer_problems(replace(often, adapter=str(pointer))) == []
+    assert pointer_problems(replace(options, adapter=str(tmp_path))) == []
+    for adapter in (None, str(tmp_path)):
+        (problem,) = pointer_problems(replace(often, adapter=adapter))
+        assert "--adapter-poll-s: has no effect unless --adapter is a pointer" in problem
 
 
 def test_fp8_is_accepted_where_a_worker_may_have_it(options: ScoringOptions) -> None:
@@ -107,6 +157,14 @@ def test_an_output_that_cannot_be_written_to_is_said(
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     (problem,) = problems_of(options)
     assert "cannot be written to" in problem
+
+
+def test_a_watched_folder_that_cannot_be_listed_is_said(
+    options: ScoringOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.R_OK)
+    (problem,) = problems_of(replace(options, input=(), watch=f"{tmp_path}/*.jpg"))
+    assert problem == f"--watch {tmp_path}/*.jpg: {tmp_path} cannot be listed: permission denied"
 
 
 def test_every_pattern_must_match_something(options: ScoringOptions) -> None:

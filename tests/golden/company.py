@@ -15,7 +15,8 @@ from itertools import chain, islice, repeat
 import numpy as np
 import torch
 
-from model.scorer import PreparedImage, Scorer
+from model.prepared import PreparedImage
+from model.scorer import Scorer
 from schemas.records import Prediction
 from tests.golden.photographs import png
 from tests.golden.records import DECIDED

@@ -12,7 +12,8 @@ import PIL
 import torch
 import transformers
 
-from model.scorer import PreparedImage, Scorer
+from model.prepared import PreparedImage
+from model.scorer import Scorer
 from schemas.records import Prediction
 from tests.golden.photographs import photographs_and_copies
 from tests.golden.records import (

@@ -17,8 +17,9 @@ from PIL import Image
 
 from model.__main__ import main, readable
 from model.batching import plan_micro_batches
+from model.placement import resolve_device
 from model.reading import digit_tree_moments
-from model.scorer import Scorer, resolve_device
+from model.scorer import Scorer
 from schemas.attributes import VOCABULARY
 from schemas.errors import ConfigurationError, DecodeError, FetchError, ManifestMismatchError
 from schemas.manifest import DECODERS, CompositeWeights, Decoder, ScoreScale

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from beam_pipeline.__main__ import main
-from beam_pipeline.output import compaction
+from beam_pipeline.output import compaction, source_files
 from beam_pipeline.output.compaction import CompactedDay, CompactionSettings, compact
 from beam_pipeline.output.compaction_command import compact_command
 from beam_pipeline.output.queries import ddl
@@ -344,7 +344,7 @@ def test_a_file_that_vanishes_before_it_is_read_is_none_of_the_sources(
 ) -> None:
     _write(tmp_path, score(ref("a")), failure(ref("b")))
     _small_files(tmp_path, 2)
-    real = compaction.version_of
+    real = source_files.version_of
 
     def retried_first(uri: str) -> str | None:
         version = real(uri)
@@ -352,7 +352,7 @@ def test_a_file_that_vanishes_before_it_is_read_is_none_of_the_sources(
             os.remove(uri)  # as the sink does, where the image was scored after all
         return version
 
-    monkeypatch.setattr(compaction, "version_of", retried_first)
+    monkeypatch.setattr(source_files, "version_of", retried_first)
     assert [day.table for day in _compact(tmp_path)] == ["scores"]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from beam_pipeline.sources.live import RoundPlan, follow
+from beam_pipeline.sources.live import RoundPlan, StreamLostError, follow
 from schemas.errors import ConfigurationError
 from schemas.records import ImageRef
 from tests.beam_pipeline.helpers import ref
@@ -22,6 +22,7 @@ class _Feed:
         self.arrivals = list(arrivals)
         self.settled: list[ImageRef] = []
         self.endless = False
+        self.lost_at: float | None = None
 
     def clock(self) -> float:
         return self.time
@@ -29,6 +30,8 @@ class _Feed:
     def arrived(self, most: int, timeout_s: float) -> list[ImageRef]:
         if self.endless:
             return [ref(f"{len(self.settled)}-{number}.jpg") for number in range(most)]
+        if not self.arrivals and self.lost_at is not None and self.time >= self.lost_at:
+            raise StreamLostError("gone")
         if not self.arrivals or self.arrivals[0][0] > self.time + timeout_s:
             self.time += timeout_s
             return []
@@ -151,6 +154,17 @@ def test_a_round_that_always_fails_ends_the_stream_with_its_images_unsettled() -
         run(feed, rounds)
     assert len(rounds.refs) == PLAN.attempts
     assert feed.settled == []
+
+
+@pytest.mark.parametrize("lost_at", [1.0, 5.0, 50.0])
+def test_a_stream_that_is_lost_scores_and_settles_what_has_arrived_first(lost_at: float) -> None:
+    feed = _Feed(images(1, 1))
+    feed.lost_at = lost_at
+    rounds = _Rounds(feed)
+    with pytest.raises(StreamLostError, match="gone"):
+        run(feed, rounds)
+    assert [len(refs) for refs in rounds.refs] == [2]
+    assert len(feed.settled) == 2
 
 
 def test_a_configuration_error_ends_the_stream_at_once() -> None:

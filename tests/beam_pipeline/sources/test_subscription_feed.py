@@ -2,66 +2,23 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections import deque
-from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 pytest.importorskip("google.api_core")
-from google.api_core.exceptions import DeadlineExceeded, InternalServerError, PermissionDenied
+from google.api_core.exceptions import InternalServerError, NotFound, PermissionDenied, Unauthenticated
+from google.auth.exceptions import RefreshError
 
 from beam_pipeline.sources import subscription_feed
+from beam_pipeline.sources.live import StreamLostError
 from beam_pipeline.sources.seen_keys import SeenKeys
-from beam_pipeline.sources.subscription_feed import SubscriptionFeed
+from beam_pipeline.sources.subscription_feed import SubscriptionFeed, subscription_problem
 from schemas.records import ImageRef
+from tests.beam_pipeline.fake_subscriber import FakeSubscriber
 
 NAME = "projects/project/subscriptions/photos"
-
-
-@dataclass
-class _Server:
-    """Delivers what is put; remembers what it is told."""
-
-    waiting: deque[Any] = field(default_factory=deque)
-    acknowledged: list[str] = field(default_factory=list)
-    deadlines: list[tuple[str, int]] = field(default_factory=list)
-    trouble: Exception | None = None
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def put(self, ack_id: str, name: str = "a.jpg", generation: int = 1, **changed: str) -> None:
-        attributes = {
-            "eventType": "OBJECT_FINALIZE",
-            "bucketId": "b",
-            "objectId": name,
-            "objectGeneration": str(generation),
-            "eventTime": "2026-03-01T12:00:00Z",
-        }
-        message = SimpleNamespace(attributes=attributes | changed, data=b"", message_id=f"m{ack_id}")
-        with self.lock:
-            self.waiting.append(SimpleNamespace(ack_id=ack_id, message=message))
-
-    def pull(self, *, request: dict[str, Any], timeout: float, retry: Any) -> Any:
-        if self.trouble is not None:
-            raise self.trouble
-        with self.lock:
-            count = min(len(self.waiting), request["max_messages"])
-            found = [self.waiting.popleft() for _ in range(count)]
-        if not found:
-            time.sleep(0.01)
-            raise DeadlineExceeded("nothing")
-        return SimpleNamespace(received_messages=found)
-
-    def acknowledge(self, *, request: dict[str, Any]) -> None:
-        if self.trouble is not None:
-            raise self.trouble
-        self.acknowledged += request["ack_ids"]
-
-    def modify_ack_deadline(self, *, request: dict[str, Any]) -> None:
-        self.deadlines += [(name, request["ack_deadline_seconds"]) for name in request["ack_ids"]]
 
 
 def take(feed: SubscriptionFeed, count: int) -> list[ImageRef]:
@@ -81,15 +38,17 @@ def until(condition: Any) -> None:
 
 
 @pytest.fixture
-def server() -> _Server:
-    return _Server()
+def server() -> FakeSubscriber:
+    return FakeSubscriber()
 
 
-def make(server: _Server, most: int = 100, horizon_s: float = 60.0, clock: Any = time.monotonic) -> Any:
+def make(
+    server: FakeSubscriber, most: int = 100, horizon_s: float = 60.0, clock: Any = time.monotonic
+) -> Any:
     return SubscriptionFeed(NAME, most, horizon_s, client=server, clock=clock)
 
 
-def test_a_message_is_acknowledged_when_its_image_is_settled_and_not_before(server: _Server) -> None:
+def test_a_message_is_acknowledged_when_its_image_is_settled_and_not_before(server: FakeSubscriber) -> None:
     feed = make(server)
     server.put("1", "a.jpg")
     server.put("2", "b.jpg")
@@ -102,7 +61,9 @@ def test_a_message_is_acknowledged_when_its_image_is_settled_and_not_before(serv
     feed.close()
 
 
-def test_a_generation_announced_twice_arrives_once_and_both_messages_are_settled(server: _Server) -> None:
+def test_a_generation_announced_twice_arrives_once_and_both_messages_are_settled(
+    server: FakeSubscriber,
+) -> None:
     feed = make(server)
     for ack_id in "12":
         server.put(ack_id)
@@ -117,7 +78,7 @@ def test_a_generation_announced_twice_arrives_once_and_both_messages_are_settled
     feed.close()
 
 
-def test_generations_of_one_object_are_images_of_their_own_in_any_order(server: _Server) -> None:
+def test_generations_of_one_object_are_images_of_their_own_in_any_order(server: FakeSubscriber) -> None:
     feed = make(server)
     server.put("1", generation=7)
     server.put("2", generation=3)
@@ -125,7 +86,7 @@ def test_generations_of_one_object_are_images_of_their_own_in_any_order(server: 
     feed.close()
 
 
-def test_other_events_are_acknowledged_and_counted(server: _Server) -> None:
+def test_other_events_are_acknowledged_and_counted(server: FakeSubscriber) -> None:
     feed = make(server)
     server.put("1", eventType="OBJECT_DELETE")
     server.put("2", "notes.txt")
@@ -135,7 +96,7 @@ def test_other_events_are_acknowledged_and_counted(server: _Server) -> None:
 
 
 def test_a_message_that_makes_no_sense_arrives_as_a_problem_and_is_settled_like_an_image(
-    server: _Server,
+    server: FakeSubscriber,
 ) -> None:
     feed = make(server)
     server.put("1", bucketId="")
@@ -146,7 +107,7 @@ def test_a_message_that_makes_no_sense_arrives_as_a_problem_and_is_settled_like_
     feed.close()
 
 
-def test_no_more_is_pulled_than_may_be_unsettled(server: _Server) -> None:
+def test_no_more_is_pulled_than_may_be_unsettled(server: FakeSubscriber) -> None:
     feed = make(server, most=5)
     for number in range(20):
         server.put(str(number), f"{number}.jpg")
@@ -159,7 +120,7 @@ def test_no_more_is_pulled_than_may_be_unsettled(server: _Server) -> None:
     feed.close()
 
 
-def test_leases_begin_with_the_pull_and_are_renewed_until_settled(server: _Server) -> None:
+def test_leases_begin_with_the_pull_and_are_renewed_until_settled(server: FakeSubscriber) -> None:
     now = [0.0]
     feed = make(server, clock=lambda: now[0])
     server.put("1")
@@ -174,7 +135,7 @@ def test_leases_begin_with_the_pull_and_are_renewed_until_settled(server: _Serve
     feed.close()
 
 
-def test_what_is_not_settled_is_given_back_at_the_end(server: _Server) -> None:
+def test_what_is_not_settled_is_given_back_at_the_end(server: FakeSubscriber) -> None:
     feed = make(server)
     server.put("1")
     take(feed, 1)
@@ -183,17 +144,74 @@ def test_what_is_not_settled_is_given_back_at_the_end(server: _Server) -> None:
     assert server.acknowledged == []
 
 
-def test_trouble_with_the_subscription_is_told_to_who_waits(server: _Server) -> None:
-    server.trouble = PermissionDenied("not yours")
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        NotFound("there is no such subscription"),
+        PermissionDenied("not yours"),
+        Unauthenticated("who are you"),
+        RefreshError("the key was deleted"),
+    ],
+)
+def test_what_lasts_is_told_in_a_sentence_to_who_waits_as_often_as_asked(
+    server: FakeSubscriber, trouble: Exception
+) -> None:
+    server.trouble = trouble
     feed = make(server)
     until(lambda: not feed._thread.is_alive())
-    with pytest.raises(PermissionDenied):
+    for _ in range(2):
+        with pytest.raises(StreamLostError) as caught:
+            feed.arrived(1, 0.0)
+        reason = getattr(trouble, "message", None) or str(trouble)
+        assert str(caught.value) == f"--subscription {NAME}: can no longer be read: {reason}"
+    feed.close()
+
+
+def test_what_was_pulled_before_a_subscription_is_gone_is_given_and_settled_first(
+    server: FakeSubscriber,
+) -> None:
+    feed = make(server)
+    for number in range(4):
+        server.put(str(number), f"{number}.jpg")
+    first = take(feed, 2)
+    until(lambda: len(server.deadlines) == 4)
+    server.trouble = NotFound("gone")
+    feed.settle(first)
+    until(lambda: not feed._thread.is_alive())
+    assert [image.image_uri for image in feed.arrived(10, 0.1)] == ["gs://b/2.jpg", "gs://b/3.jpg"]
+    with pytest.raises(StreamLostError, match="gone"):
+        feed.arrived(10, 0.1)
+    feed.close()
+
+
+def test_a_subscription_whose_topic_is_gone_is_told_after_a_minute_of_silence(server: FakeSubscriber) -> None:
+    now = [0.0]
+    feed = make(server, clock=lambda: now[0])
+    server.topic = "_deleted-topic_"
+    server.put("1")
+    assert len(take(feed, 1)) == 1
+    now[0] = 59.0
+    assert feed.arrived(1, 0.2) == []
+    now[0] = 60.0
+    until(lambda: not feed._thread.is_alive())
+    with pytest.raises(StreamLostError, match="its topic was deleted"):
         feed.arrived(1, 0.0)
     feed.close()
 
 
+def test_a_subscription_that_cannot_be_read_is_told_before_a_stream_begins(
+    server: FakeSubscriber, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscription_feed, "subscriber", lambda: server)
+    assert subscription_problem(NAME) is None
+    server.topic = "_deleted-topic_"
+    assert "its topic was deleted" in str(subscription_problem(NAME))
+    server.trouble = PermissionDenied("not yours")
+    assert subscription_problem(NAME) == f"--subscription {NAME}: not yours"
+
+
 def test_a_server_that_is_briefly_away_ends_nothing_and_is_told_of(
-    server: _Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    server: FakeSubscriber, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(subscription_feed, "_PULL_S", 0.01)
     feed = make(server)
@@ -211,7 +229,7 @@ def test_a_server_that_is_briefly_away_ends_nothing_and_is_told_of(
     feed.close()
 
 
-def test_after_ceasing_nothing_more_is_pulled_and_what_was_is_given(server: _Server) -> None:
+def test_after_ceasing_nothing_more_is_pulled_and_what_was_is_given(server: FakeSubscriber) -> None:
     feed = make(server)
     server.put("1")
     until(lambda: server.deadlines)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -9,8 +11,10 @@ import pytest
 
 from beam_pipeline.sources import watch_feed
 from beam_pipeline.sources.inputs import locate
+from beam_pipeline.sources.live import StreamLostError
 from beam_pipeline.sources.watch_feed import WatchFeed
 from schemas.records import ImageRef
+from tests.beam_pipeline.gcs_server import GcsServer
 from tests.beam_pipeline.helpers import write_photos
 
 
@@ -131,6 +135,71 @@ def test_a_place_that_cannot_be_listed_for_a_while_is_listed_later(
     assert "the store answers 503" in caplog.text
     monkeypatch.undo()
     assert world.next(feed) == ["photo_0000.jpg"]
+
+
+@pytest.mark.parametrize("pattern", ["", "*.jpg", "[ab]/*.jpg"])
+def test_a_folder_that_is_gone_for_half_a_minute_is_lost(
+    pattern: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    world = _World()
+    feed = world.feed(f"{photos}/{pattern}")
+    assert world.next(feed) == []
+    photos.rmdir()
+    for _ in range(3):
+        assert world.next(feed) == []
+    assert "cannot be listed: No such file or directory; tried again in 10 s" in caplog.text
+    for _ in range(2):
+        with pytest.raises(StreamLostError, match="can no longer be listed: No such file or directory"):
+            world.next(feed)
+
+
+def test_a_folder_that_is_swapped_for_another_is_not_lost(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    world = _World()
+    feed = world.feed(photos)
+    for first in range(3):
+        photos.rename(tmp_path / f"old_{first}")
+        assert world.next(feed) + world.next(feed) == []
+        write_photos(photos, 1, first=first)
+        world.seconds += 5
+        assert world.next(feed) == [f"photo_{first:04}.jpg"]
+
+
+@pytest.mark.parametrize(("number", "lost"), [(errno.EACCES, True), (errno.EPERM, True), (errno.EIO, False)])
+def test_rights_that_are_withdrawn_end_a_stream_and_an_absent_store_does_not(
+    number: int, lost: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(pattern: str) -> Iterator[ImageRef]:
+        raise OSError(number, "refused")
+
+    write_photos(tmp_path, 2)
+    world = _World()
+    world.seconds = 5
+    feed = world.feed(tmp_path)
+    assert len(feed.arrived(1, 1.0)) == 1
+    monkeypatch.setattr(watch_feed, "locate", refuse)
+    assert len(feed.arrived(1, 1.0)) == 1  # what had arrived
+    for _ in range(3):
+        assert world.next(feed) == []
+    with pytest.raises(StreamLostError, match="refused") if lost else nullcontext():
+        assert world.next(feed) == []
+
+
+def test_a_bucket_that_is_deleted_is_lost(server: GcsServer) -> None:
+    uri = "gs://vanishing/in/a.jpg"
+    server.upload(uri, b"any")
+    world = _World()
+    feed = world.feed("gs://vanishing/in/")
+    assert world.next(feed) == ["a.jpg"]
+    server.delete(uri)
+    server.client.bucket("vanishing").delete()
+    for _ in range(3):
+        assert world.next(feed) == []
+    with pytest.raises(StreamLostError, match=r"gs://vanishing/in/: can no longer be listed: .*404"):
+        world.next(feed)
 
 
 def test_after_ceasing_nothing_new_arrives_and_what_has_arrived_does(tmp_path: Path) -> None:

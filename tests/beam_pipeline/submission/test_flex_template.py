@@ -17,7 +17,8 @@ import beam_pipeline.__main__ as command
 from beam_pipeline.__main__ import main
 from beam_pipeline.options import ScoringOptions, parse, parser
 from beam_pipeline.submission import flex_template
-from beam_pipeline.submission.flex_template import launch_arguments, template_metadata
+from beam_pipeline.submission.flex_template import launch_arguments, template_metadata, template_options
+from beam_pipeline.validation import pointer_problems, problems_of
 from schemas.errors import ConfigurationError
 
 ROOT = Path(__file__).parents[3]
@@ -70,6 +71,23 @@ def test_every_default_passes_the_check_of_its_parameter() -> None:
         parameter = parameters().get(field.name, {})
         if parameter.get("paramType") == "NUMBER" and field.default is not None:
             assert re.search(parameter["regexes"][0], str(field.default)), field.name
+
+
+def test_every_parameter_may_be_passed_its_default_as_a_form_does(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").touch()
+    places = {"input": str(tmp_path), "output": str(tmp_path / "out")}
+    defaults = {field.name: field.default for field in template_options()} | places
+    spelt = [f"--{name}={_spelt(value)}" for name, value in defaults.items()]
+    options, others = parse(launch_arguments(spelt))
+    assert others == []
+    assert problems_of(options) == []
+    assert pointer_problems(options) == []
+
+
+def _spelt(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "" if value is None or value == () else str(value)
 
 
 def test_dataflow_understands_the_metadata_that_the_command_prints(

@@ -20,7 +20,12 @@ from beam_pipeline.pipeline import build_pipeline
 from beam_pipeline.scoring.engine import Engine
 from beam_pipeline.scoring.fakes import FakePrepared, FakeScorer, FakeScorerFactory
 from beam_pipeline.scoring.handler import NAMESPACE, ChunkHandler
-from beam_pipeline.submission.runners import beam_options, local_runner, runs_in_this_process
+from beam_pipeline.submission.runners import (
+    beam_options,
+    local_runner,
+    runs_in_this_process,
+    source_problems,
+)
 from schemas.errors import ConfigurationError
 from schemas.records import Prediction
 from tests.beam_pipeline.helpers import NOW, SETTINGS, files, rows, write_photos
@@ -131,6 +136,14 @@ def test_without_a_runner_it_is_the_pinned_one_and_a_named_one_is_beams() -> Non
     assert runs_in_this_process(beam_options(["--runner=Direct"]))
     assert not runs_in_this_process(beam_options(["--runner=FlinkRunner"]))
     assert not runs_in_this_process(beam_options(["--direct_running_mode=multi_processing"]))
+
+
+def test_a_time_to_remember_what_was_seen_means_something_where_it_is_forgotten_only() -> None:
+    watched = ScoringOptions(watch="photos", output="o", deduplicate_s=60.0)
+    announced = ScoringOptions(subscription="projects/p/subscriptions/s", output="o", deduplicate_s=60.0)
+    (problem,) = source_problems(watched, "local")
+    assert problem.startswith("--deduplicate-s: has no effect with --watch on this machine")
+    assert source_problems(watched, "dataflow") == source_problems(announced, "local") == []
 
 
 def test_the_direct_runner_runs_the_job_on_the_same_runner_and_downloads_nothing(
