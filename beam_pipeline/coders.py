@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime, timedelta
 from functools import reduce
-from operator import or_
+from operator import attrgetter, or_
 from types import NoneType, UnionType
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -32,6 +32,9 @@ VERSION = 1
 _SINCE: dict[tuple[type, str], int] = {}
 """Fields that joined the format after version 1, and with which one."""
 
+_USUAL_BYTES = 28
+"""Of a described ref less its texts."""
+
 _RECORDS: dict[tuple[type, int], _Codec] = {}
 _R = TypeVar("_R")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -39,30 +42,17 @@ _MICROSECOND = timedelta(microseconds=1)
 _FLOAT = struct.Struct(">d")
 
 
-class _Source:
-    """Bytes that are read from front to back."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._at = 0
-
-    def take(self, count: int) -> bytes:
-        piece = self._data[self._at : self._at + count]
-        if len(piece) != count:
-            raise ValueError("an encoded record ends too early")
-        self._at += count
-        return piece
-
-    def close(self) -> None:
-        if self._at != len(self._data):
-            raise ValueError(f"an encoded record has {len(self._data) - self._at} bytes too many")
-
-
 class _Codec(NamedTuple):
-    """How values of one type are written and read."""
+    """How values of one type are written and read.
+
+    Attributes:
+        write: Appends a value.
+        read: Bytes and where the value begins → the value and where it ends. Raises ``IndexError`` where
+            the bytes end before it does.
+    """
 
     write: Callable[[bytearray, Any], None]
-    read: Callable[[_Source], Any]
+    read: Callable[[bytes, int], tuple[Any, int]]
 
 
 def encode(record: Any) -> bytes:
@@ -87,15 +77,21 @@ def decode(data: bytes, kind: type[_R]) -> _R:
         ConfigurationError: A later version wrote it.
         ValueError: It is damaged.
     """
-    source = _Source(data)
-    (version,) = source.take(1)
+    if not data:
+        raise ValueError("an encoded record ends too early")
+    version = data[0]
     if not 1 <= version <= VERSION:
         raise ConfigurationError(
             f"an encoded {kind.__name__} has format version {version}; this program reads 1 to {VERSION}, "
             "a later one started the job: run that one, or drain the job with it first"
         )
-    record: _R = _record(kind, version).read(source)
-    source.close()
+    record: _R
+    try:
+        record, end = _record(kind, version).read(data, 1)
+    except IndexError as error:
+        raise ValueError("an encoded record ends too early") from error
+    if end != len(data):
+        raise ValueError(f"an encoded record has {len(data) - end} bytes too many")
     return record
 
 
@@ -126,11 +122,20 @@ class ImageRefCoder(RecordCoder):
 
     record = ImageRef
 
+    def estimate_size(self, value: Any) -> int:
+        """Say about how many bytes a ref takes: its texts, and what the rest usually takes."""
+        texts = (value.image_uri, value.context, value.passthrough_json)
+        return _USUAL_BYTES + sum(len(text) for text in texts if text is not None)
+
 
 class ChunkCoder(RecordCoder):
     """Of chunks: where a runner puts a step boundary behind the grouping."""
 
     record = Chunk
+
+    def estimate_size(self, value: Any) -> int:
+        """Say about how many bytes a chunk takes."""
+        return _estimated(value.refs)
 
 
 class ScoredChunkCoder(RecordCoder):
@@ -138,11 +143,20 @@ class ScoredChunkCoder(RecordCoder):
 
     record = ScoredChunk
 
+    def estimate_size(self, value: Any) -> int:
+        """Say about how many bytes a scored chunk takes."""
+        return _estimated(value.outcomes) + _estimated(value.challenger_outcomes)
+
 
 def register_coders() -> None:
     """Make Beam take these coders wherever a type hint names one of the records."""
     for coder in (ImageRefCoder, ChunkCoder, ScoredChunkCoder):
         coders.registry.register_coder(coder.record, coder)
+
+
+def _estimated(records: Sequence[Any]) -> int:
+    # For its metrics Beam asks often; by default it would encode all of them each time.
+    return len(encode(records[0])) * len(records) if records else 0
 
 
 def _record(kind: type, version: int) -> _Codec:
@@ -158,25 +172,35 @@ def _made_record(kind: type, version: int) -> _Codec:
     known = [field.name for field in fields(kind) if _since(kind, field.name) <= version]
     # Younger fields come last, wherever the record declares them.
     names = sorted(known, key=lambda name: _since(kind, name))
-    codecs = [(name, _codec(_without_none(hints[name]), version)) for name in names]
-    bits = {name: 1 << index for index, name in enumerate(n for n in names if _may_be_none(hints[n]))}
-    width = -(-len(bits) // 8)
+    codecs = [_codec(_without_none(hints[name]), version) for name in names]
+    optional = [name for name in names if _may_be_none(hints[name])]
+    bits = [1 << optional.index(name) if name in optional else 0 for name in names]
+    width = -(-len(optional) // 8)
+    # As a tuple also of one: attrgetter gives the value itself there.
+    values_of = attrgetter(*names) if len(names) > 1 else lambda record: (getattr(record, names[0]),)
+    writers = [(bit, codec.write) for bit, codec in zip(bits, codecs, strict=True)]
+    readers = [(name, bit, codec.read) for name, bit, codec in zip(names, bits, codecs, strict=True)]
 
     def write(out: bytearray, record: Any) -> None:
-        there = sum(bit for name, bit in bits.items() if getattr(record, name) is not None)
-        out += there.to_bytes(width, "little")
-        for name, codec in codecs:
-            value = getattr(record, name)
-            if name not in bits or value is not None:
-                codec.write(out, value)
+        there = 0
+        start = len(out)
+        out += bytes(width)
+        for value, (bit, write_value) in zip(values_of(record), writers, strict=True):
+            if value is not None or not bit:
+                there |= bit
+                write_value(out, value)
+        out[start : start + width] = there.to_bytes(width, "little")
 
-    def read(source: _Source) -> Any:
-        there = int.from_bytes(source.take(width), "little")
-        values = {
-            name: codec.read(source) if name not in bits or there & bits[name] else None
-            for name, codec in codecs
-        }
-        return kind(**values)
+    def read(data: bytes, at: int) -> tuple[Any, int]:
+        there = int.from_bytes(_piece(data, at, width), "little")
+        at += width
+        values: dict[str, Any] = {}
+        for name, bit, read_value in readers:
+            if bit and not there & bit:
+                values[name] = None
+            else:
+                values[name], at = read_value(data, at)
+        return kind(**values), at
 
     return _Codec(write, read)
 
@@ -217,8 +241,13 @@ def _sequence(item: _Codec) -> _Codec:
         for value in values:
             item.write(out, value)
 
-    def read(source: _Source) -> tuple[Any, ...]:
-        return tuple(item.read(source) for _ in range(_read_count(source)))
+    def read(data: bytes, at: int) -> tuple[tuple[Any, ...], int]:
+        count, at = _read_count(data, at)
+        values = []
+        for _ in range(count):
+            value, at = item.read(data, at)
+            values.append(value)
+        return tuple(values), at
 
     return _Codec(write, read)
 
@@ -231,8 +260,8 @@ def _either(kinds: Sequence[type], version: int) -> _Codec:
         out.append(index)
         codecs[index].write(out, value)
 
-    def read(source: _Source) -> Any:
-        return codecs[source.take(1)[0]].read(source)
+    def read(data: bytes, at: int) -> tuple[Any, int]:
+        return codecs[data[at]].read(data, at + 1)
 
     return _Codec(write, read)
 
@@ -244,23 +273,22 @@ def _write_count(out: bytearray, number: int) -> None:
     out.append(number)
 
 
-def _read_count(source: _Source) -> int:
+def _read_count(data: bytes, at: int) -> tuple[int, int]:
     number = shift = 0
-    while True:
-        (byte,) = source.take(1)
+    while (byte := data[at]) > 127:
         number |= (byte & 127) << shift
-        if byte < 128:
-            return number
         shift += 7
+        at += 1
+    return number | byte << shift, at + 1
 
 
 def _write_int(out: bytearray, number: int) -> None:
     _write_count(out, number * 2 if number >= 0 else -number * 2 - 1)
 
 
-def _read_int(source: _Source) -> int:
-    count = _read_count(source)
-    return count // 2 if count % 2 == 0 else -(count + 1) // 2
+def _read_int(data: bytes, at: int) -> tuple[int, int]:
+    count, at = _read_count(data, at)
+    return (-(count + 1) // 2 if count & 1 else count // 2), at
 
 
 def _write_text(out: bytearray, text: str) -> None:
@@ -270,8 +298,16 @@ def _write_text(out: bytearray, text: str) -> None:
     out += data
 
 
-def _read_text(source: _Source) -> str:
-    return source.take(_read_count(source)).decode(errors="surrogatepass")
+def _read_text(data: bytes, at: int) -> tuple[str, int]:
+    count, at = _read_count(data, at)
+    return _piece(data, at, count).decode(errors="surrogatepass"), at + count
+
+
+def _piece(data: bytes, at: int, count: int) -> bytes:
+    piece = data[at : at + count]
+    if len(piece) != count:
+        raise IndexError(at + count)
+    return piece
 
 
 def _write_time(out: bytearray, time: datetime) -> None:
@@ -280,16 +316,32 @@ def _write_time(out: bytearray, time: datetime) -> None:
     _write_int(out, (time - _EPOCH) // _MICROSECOND)
 
 
-def _read_time(source: _Source) -> datetime:
-    return _EPOCH + _read_int(source) * _MICROSECOND
+def _read_time(data: bytes, at: int) -> tuple[datetime, int]:
+    microseconds, at = _read_int(data, at)
+    return _EPOCH + timedelta(microseconds=microseconds), at
+
+
+def _write_bool(out: bytearray, value: bool) -> None:
+    out.append(bool(value))
+
+
+def _read_bool(data: bytes, at: int) -> tuple[bool, int]:
+    return bool(data[at]), at + 1
+
+
+def _write_float(out: bytearray, number: float) -> None:
+    out += _FLOAT.pack(number)
+
+
+def _read_float(data: bytes, at: int) -> tuple[float, int]:
+    (number,) = _FLOAT.unpack(_piece(data, at, 8))
+    return number, at + 8
 
 
 _PLAIN: dict[Any, _Codec] = {
     str: _Codec(_write_text, _read_text),
     int: _Codec(_write_int, _read_int),
-    bool: _Codec(lambda out, value: out.append(bool(value)), lambda source: bool(source.take(1)[0])),
-    float: _Codec(
-        lambda out, value: out.extend(_FLOAT.pack(value)), lambda source: _FLOAT.unpack(source.take(8))[0]
-    ),
+    bool: _Codec(_write_bool, _read_bool),
+    float: _Codec(_write_float, _read_float),
     datetime: _Codec(_write_time, _read_time),
 }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -17,7 +18,18 @@ from beam_pipeline.output.scored import scored_keys
 from beam_pipeline.output.sink import write_chunk
 from beam_pipeline.progress import tally_of
 from beam_pipeline.scoring.handler import NAMESPACE, ChunkHandler, rescue
-from beam_pipeline.sources.chunks import Shard, cut_chunks, event_day, plan_spans, shard_of, shard_of_ref
+from beam_pipeline.sources.chunks import (
+    Parcel,
+    Shard,
+    by_shard,
+    count_days,
+    cut_chunks,
+    in_parcels,
+    parcel_of,
+    plan_spans,
+    refs_of,
+    shard_of,
+)
 from beam_pipeline.sources.image_table import read_table
 from beam_pipeline.sources.inputs import describe, locate
 from beam_pipeline.sources.retries import ReadFailedRefs
@@ -27,6 +39,9 @@ from schemas.records import Chunk, ImageRef, ScoredChunk
 from schemas.tables import SCORES
 
 register_coders()
+
+_BATCH_REFS = 8192
+"""Refs that are counted, and parted into shards, together: the more, the fewer parcels a shard has."""
 
 SKIPPED = "skipped_already_scored"
 """Counter of the images that ``--skip-scored`` left out."""
@@ -62,12 +77,12 @@ class ReadImageRefs(beam.PTransform):
             return begin | "Failed" >> failed
         if options.manifest is not None:
             sources = begin | "Table" >> beam.Create([options.manifest])
-            found = sources | "ReadTable" >> beam.FlatMap(read_table).with_output_types(ImageRef)
+            found = sources | "ReadTable" >> beam.FlatMap(_found, read_table).with_output_types(Parcel)
         else:
             sources = begin | "Patterns" >> beam.Create(list(options.input))
-            found = sources | "Locate" >> beam.FlatMap(locate).with_output_types(ImageRef)
+            found = sources | "Locate" >> beam.FlatMap(_found, locate).with_output_types(Parcel)
         spread = found | "Spread" >> beam.Reshuffle()
-        return spread | "Describe" >> beam.Map(describe, started_at).with_output_types(ImageRef)
+        return spread | "Describe" >> beam.FlatMap(_described, started_at).with_output_types(ImageRef)
 
 
 @beam.typehints.with_input_types(ImageRef)
@@ -114,13 +129,15 @@ class ChunkRefs(beam.PTransform):
         """Build the stage."""
         if not refs.is_bounded:
             return refs | "Stream" >> self._stream
-        days = refs | "Day" >> beam.Map(event_day).with_output_types(int)
-        counts = days | "Count" >> beam.combiners.Count.PerElement()
+        batches = refs | "Batch" >> beam.BatchElements(_BATCH_REFS, _BATCH_REFS)
+        days = batches | "Days" >> beam.FlatMap(count_days).with_output_types(tuple[int, int])
+        counts = days | "Count" >> beam.CombinePerKey(sum)
         if self._tells_total:
             total = counts | "Counts" >> beam.Values() | "Total" >> beam.CombineGlobally(sum)
             _ = total | "TellTotal" >> beam.Map(_tell_total, self._run_id)
         shard = beam.ParDo(_ShardRefs(self._size), beam.pvalue.AsDict(counts))
-        sharded = refs | "Shard" >> shard.with_output_types(tuple[Shard, ImageRef])
+        parcels = batches | "Pack" >> beam.Map(parcel_of).with_output_types(Parcel)
+        sharded = parcels | "Shard" >> shard.with_output_types(tuple[Shard, Parcel])
         grouped = sharded | "Group" >> beam.GroupByKey()
         return grouped | "Cut" >> beam.FlatMap(_chunks_of, self._size).with_output_types(Chunk)
 
@@ -197,6 +214,14 @@ class WriteChunks(beam.PTransform):
         return written | "Files" >> beam.Flatten()
 
 
+def _found(place: str, find: Callable[[str], Iterator[ImageRef]]) -> Iterator[Parcel]:
+    return in_parcels(find(place))
+
+
+def _described(parcel: Parcel, started_at: datetime) -> Iterator[ImageRef]:
+    return (describe(ref, started_at) for ref in refs_of(parcel))
+
+
 def _by_key(ref: ImageRef) -> tuple[tuple[str, int], bytes]:
     # Bytes of our own: the sides of a join have no common type, so Beam pickles what is not plain.
     return ref.key, encode(ref)
@@ -222,17 +247,18 @@ def _tell_total(total: int, run_id: str) -> None:
 
 
 class _ShardRefs(beam.DoFn):
-    """Refs → with their shards, by a plan that is made once for every counting."""
+    """Parcels → parcels with their shards, by a plan that is made once for every counting."""
 
     def __init__(self, chunk_size: int) -> None:
         self._chunk_size = chunk_size
         self._counts: dict[int, int] | None = None
         self._plan: dict[int, tuple[int, int]] = {}
 
-    def process(self, ref: ImageRef, counts: dict[int, int]) -> Iterator[tuple[Shard, ImageRef]]:
+    def process(self, parcel: Parcel, counts: dict[int, int]) -> Iterator[tuple[Shard, Parcel]]:
         if counts is not self._counts:
             self._counts, self._plan = counts, plan_spans(counts, self._chunk_size)
-        yield shard_of_ref(ref, self._plan), ref
+        for shard, refs in by_shard(refs_of(parcel), self._plan).items():
+            yield shard, parcel_of(refs)
 
 
 def _streamed(ref: ImageRef, shards: int) -> tuple[int, bytes]:
@@ -245,8 +271,8 @@ def _stream_chunk(batch: tuple[int, Iterable[bytes]]) -> Chunk:
     return Chunk(tuple(sorted(refs, key=lambda ref: ref.key)))
 
 
-def _chunks_of(shard: tuple[Shard, Iterable[ImageRef]], chunk_size: int) -> list[Chunk]:
-    return cut_chunks(shard[1], chunk_size)
+def _chunks_of(shard: tuple[Shard, Iterable[Parcel]], chunk_size: int) -> list[Chunk]:
+    return cut_chunks((ref for parcel in shard[1] for ref in refs_of(parcel)), chunk_size)
 
 
 def _as_batch(chunk: Chunk) -> list[Chunk]:

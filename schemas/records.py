@@ -10,15 +10,17 @@
     ScoredChunk       a chunk's outcomes, one for every ref, and what    ScoreChunks → WriteChunks
                       a challenger came to
 
-Rows of the Parquet tables are ``flatten(outcome)``; ``tests/schemas`` holds them to ``schemas.tables``.
+``column_getters`` reads them into rows of the Parquet tables; ``tests/schemas`` holds them to
+``schemas.tables``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any, Literal
+from operator import attrgetter
+from typing import Any, Literal, get_type_hints
 
 from schemas.errors import Stage
 from schemas.version import SCHEMA_VERSION
@@ -212,6 +214,7 @@ class ScoringFailure:
 
 
 Outcome = ImageScore | ScoringFailure
+_NESTED = (ImageRef, ImageFacts, Prediction, Provenance)
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,23 +230,29 @@ class ScoredChunk:
     challenger_outcomes: tuple[Outcome, ...] = ()
 
 
-def flatten(outcome: Outcome) -> dict[str, Any]:
-    """Give an outcome as a flat row: column name → value.
+def column_getters(kind: type[ImageScore] | type[ScoringFailure]) -> dict[str, Callable[[Any], Any]]:
+    """Tell how to read every column of a table's rows from its records: column name → outcome → value.
 
     What reading the image told wins over what listing told (``size_bytes``).
     """
-    row: dict[str, Any] = {}
-    for name, value in _leaves(outcome):
-        if row.get(name) is None or value is not None:
-            row[name] = value
-    row.pop("problem", None)
-    return row
+    paths: dict[str, list[str]] = {}
+    for name, path in _leaves(kind):
+        paths.setdefault(name, []).append(path)
+    del paths["problem"]
+    return {name: _getter(found) for name, found in paths.items()}
 
 
-def _leaves(record: Any) -> Iterator[tuple[str, Any]]:
+def _leaves(record: type, prefix: str = "") -> Iterator[tuple[str, str]]:
+    hints = get_type_hints(record)
     for field in fields(record):
-        value = getattr(record, field.name)
-        if isinstance(value, (ImageRef, ImageFacts, Prediction, Provenance)):
-            yield from _leaves(value)
+        if hints[field.name] in _NESTED:
+            yield from _leaves(hints[field.name], f"{prefix}{field.name}.")
         else:
-            yield field.name, value
+            yield field.name, prefix + field.name
+
+
+def _getter(paths: Sequence[str]) -> Callable[[Any], Any]:
+    if len(paths) == 1:
+        return attrgetter(paths[0])
+    values = attrgetter(*reversed(paths))
+    return lambda outcome: next((value for value in values(outcome) if value is not None), None)

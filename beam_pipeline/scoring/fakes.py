@@ -16,11 +16,19 @@ from beam_pipeline.scoring.failures import AdapterIdentity
 from beam_pipeline.scoring.pointers import Pointer
 from beam_pipeline.scoring.scorers import Challenger, Serving
 from model.images import ImageLimits, Room, decode_image, decoded_bytes, inspect_image, unbounded
-from schemas.attributes import VOCABULARY
+from schemas.attributes import VOCABULARY, Attribute
 from schemas.errors import ConfigurationError, InferenceError
 from schemas.manifest import ImageRule
 from schemas.records import ImageFacts, Prediction, Provenance, Role
 
+
+def _choices(attribute: Attribute) -> list[tuple[int | str, int]]:
+    """Every value of an attribute, as a row has it, and its code; none for text."""
+    values = [int(value) if attribute.kind == "integer" else value for value in attribute.values]
+    return list(zip(values, attribute.codes, strict=True))
+
+
+_CHOICES = [(attribute.name, _choices(attribute)) for attribute in VOCABULARY.attributes]
 _LIMITS = ImageLimits()
 _RULE = ImageRule(min_pixels=784, max_pixels=28 * 28 * 4)
 
@@ -161,14 +169,12 @@ def _prediction(image: FakePrepared) -> Prediction:
     digest = hashlib.sha256(str(image.facts.image_id).encode()).digest()
     score = int.from_bytes(digest[:2], "big") / 65536 * 10
     values: dict[str, float | int | str] = {}
-    for attribute, byte in zip(VOCABULARY.attributes, digest[2:], strict=False):
-        if attribute.kind == "text":
-            continue
-        pick = byte % len(attribute.values)
-        value = attribute.values[pick]
-        values[attribute.name] = int(value) if attribute.kind == "integer" else value
-        values[f"{attribute.name}_expected"] = float(attribute.codes[pick])
-        values[f"{attribute.name}_confidence"] = 0.5 + byte / 512
+    for (name, choices), byte in zip(_CHOICES, digest[2:], strict=False):
+        if choices:
+            value, code = choices[byte % len(choices)]
+            values[name] = value
+            values[f"{name}_expected"] = float(code)
+            values[f"{name}_confidence"] = 0.5 + byte / 512
     return Prediction(
         score=score,
         score_std=0.5,

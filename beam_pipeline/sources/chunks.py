@@ -13,25 +13,58 @@ same chunks, hence the same file names, and rewrites its files instead of adding
 from __future__ import annotations
 
 import hashlib
+import zlib
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC
-from itertools import accumulate, pairwise
+from itertools import accumulate, islice, pairwise
 
+from beam_pipeline.coders import decode, encode
 from schemas.records import Chunk, ImageRef
 
 _FEWEST_CHUNKS = 8
 _SMALL_CHUNK = 128
-_ALL_DAYS = 1 << 22
-"""More than there are between the years 1 and 9999."""
 
 Shard = tuple[int, int]
 """First day of the span, and the part of it."""
+
+Parcel = bytes
+"""Refs that travel together through a batch's shuffles, encoded as a chunk is, and compressed.
+
+An element of a shuffle has a cost of its own, and the local runner keeps all of them in memory.
+"""
+
+_PARCEL_REFS = 32
+_ALL_DAYS = 1 << 22
+"""More than there are between the years 1 and 9999."""
 
 
 def event_day(ref: ImageRef) -> int:
     """The UTC day of a ref as a number; the day that partitions its row."""
     return ref.event_time.astimezone(UTC).toordinal() if ref.event_time is not None else 0
+
+
+def count_days(refs: Iterable[ImageRef]) -> Iterator[tuple[int, int]]:
+    """Count refs by day, as ``event_day`` numbers it."""
+    yield from Counter(map(event_day, refs)).items()
+
+
+def in_parcels(refs: Iterable[ImageRef]) -> Iterator[Parcel]:
+    """Put refs into parcels of 32, in their order: few enough that a small job spreads, too."""
+    rest = iter(refs)
+    while refs_of_parcel := tuple(islice(rest, _PARCEL_REFS)):
+        yield parcel_of(refs_of_parcel)
+
+
+def parcel_of(refs: Iterable[ImageRef]) -> Parcel:
+    """Put refs into one parcel; uris of one folder hardly count, so they take half the room or less."""
+    return zlib.compress(encode(Chunk(tuple(refs))), 1)
+
+
+def refs_of(parcel: Parcel) -> tuple[ImageRef, ...]:
+    """Give the refs of a parcel, in their order."""
+    return decode(zlib.decompress(parcel), Chunk).refs
 
 
 def plan_spans(refs_of_day: Mapping[int, int], chunk_size: int) -> dict[int, tuple[int, int]]:
@@ -64,10 +97,13 @@ def plan_spans(refs_of_day: Mapping[int, int], chunk_size: int) -> dict[int, tup
     return plan
 
 
-def shard_of_ref(ref: ImageRef, plan: Mapping[int, tuple[int, int]]) -> Shard:
-    """The shard of a ref by a plan of ``plan_spans``."""
-    first, shards = plan[event_day(ref)]
-    return first, shard_of(ref.image_uri, shards)
+def by_shard(refs: Iterable[ImageRef], plan: Mapping[int, tuple[int, int]]) -> dict[Shard, list[ImageRef]]:
+    """Group refs by their shards in a plan of ``plan_spans``."""
+    shards: dict[Shard, list[ImageRef]] = {}
+    for ref in refs:
+        first, parts = plan[event_day(ref)]
+        shards.setdefault((first, shard_of(ref.image_uri, parts)), []).append(ref)
+    return shards
 
 
 def shard_count(total: int, most: int) -> int:

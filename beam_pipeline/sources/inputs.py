@@ -1,9 +1,7 @@
 """Which images there are: paths, patterns and directories to refs. Pure functions over a file system.
 
 The rule for a name: an existing path is taken at its word, whatever its name; anything else is a pattern.
-What a directory walk or a pattern finds is filtered: hidden files and folders and the sidecars of
-``SIDECAR_SUFFIXES`` are not images. Everything else is offered and judged by its bytes, so a photograph
-without an extension is scored and a broken one becomes a failure with a reason.
+What a directory walk or a pattern finds is filtered by name (``beam_pipeline.sources.image_names``).
 
 Object stores have no folders: a uri that ends in a slash, or names a prefix of objects, is walked as one; a
 pattern matches names of objects, in Beam's language, where ``**/`` asks for at least one folder.
@@ -14,32 +12,18 @@ from __future__ import annotations
 import glob
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import PurePosixPath
 
+from beam_pipeline.sources.image_names import is_offered, is_shown
 from beam_pipeline.stores import gcs
 from beam_pipeline.stores.gcs_access import WILD
 from beam_pipeline.stores.storage import is_gs, is_remote, local_path
 from schemas.records import ImageRef, ListingProblem
 
-# fmt: off
-SIDECAR_SUFFIXES = frozenset((
-    ".aae", ".cfg", ".csv", ".db", ".dop", ".htm", ".html", ".ini", ".json", ".jsonl", ".lock", ".log",
-    ".md", ".md5", ".ndjson", ".on1", ".parquet", ".pp3", ".py", ".pyc", ".rst", ".sha256", ".sqlite",
-    ".tmp", ".toml", ".tsv", ".txt", ".url", ".xml", ".xmp", ".yaml", ".yml",
-))
-# fmt: on
-"""Suffixes (lower case) of files that lie beside photographs and are none."""
-
-
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-def is_offered(name: str) -> bool:
-    """Say whether a file that a walk or a pattern found may be an image, by its name alone."""
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() not in SIDECAR_SUFFIXES
 
 
 def locate(pattern: str) -> Iterator[ImageRef]:
@@ -108,7 +92,7 @@ def _walk(folder: str, seen: set[tuple[int, int]]) -> Iterator[ImageRef]:
     try:
         info = os.stat(folder)
         with os.scandir(folder) as entries:
-            children = sorted(entries, key=lambda entry: entry.name)
+            names, folders = _shown(entries)
     except OSError as error:
         yield _troubled(folder, f"the folder cannot be listed: {error.strerror}")
         return
@@ -116,13 +100,24 @@ def _walk(folder: str, seen: set[tuple[int, int]]) -> Iterator[ImageRef]:
     if (info.st_dev, info.st_ino) in seen:
         return
     seen.add((info.st_dev, info.st_ino))
-    for child in children:
-        if child.name.startswith("."):
-            continue
-        if _is_folder(child):
-            yield from _walk(child.path, seen)
-        elif is_offered(child.name):
-            yield _named(child.path)
+    for name in sorted(names):
+        if name in folders:
+            yield from _walk(os.path.join(folder, name), seen)
+        elif is_offered(name):
+            yield _named(os.path.join(folder, name))
+
+
+def _shown(entries: Iterable[os.DirEntry[str]]) -> tuple[list[str], set[str]]:
+    """Names that are not hidden, and those of them that are folders."""
+    names: list[str] = []
+    folders: set[str] = set()
+    # No entry is kept: each takes four times the room of its name, and a folder may hold millions.
+    for entry in entries:
+        if not entry.name.startswith("."):
+            names.append(entry.name)
+            if _is_folder(entry):
+                folders.add(entry.name)
+    return names, folders
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -177,10 +172,10 @@ def _describe_local(ref: ImageRef) -> ImageRef:
         return replace(ref, event_time=ref.event_time or _link_time(path), problem=_problem(reason))
     except ValueError as error:  # an embedded null byte
         return replace(ref, problem=_problem(f"not a path: {error}"))
-    described = replace(ref, event_time=ref.event_time or _utc(info.st_mtime_ns))
+    event_time = ref.event_time or _utc(info.st_mtime_ns)
     if not stat.S_ISREG(info.st_mode):
-        return replace(described, problem=_problem("not a regular file"))
-    return replace(described, image_generation=info.st_mtime_ns, size_bytes=info.st_size)
+        return replace(ref, event_time=event_time, problem=_problem("not a regular file"))
+    return replace(ref, event_time=event_time, image_generation=info.st_mtime_ns, size_bytes=info.st_size)
 
 
 def _locate_objects(pattern: str) -> Iterator[ImageRef]:
@@ -195,16 +190,8 @@ def _locate_objects(pattern: str) -> Iterator[ImageRef]:
     else:
         folder, found = literal.rpartition("/")[0] + "/", gcs.list_objects(pattern)
     for info in found:
-        # A name that ends in a slash is what some tools leave to show a folder.
-        if not info.uri.endswith("/") and _is_shown(info.uri[len(folder) :], pattern[len(folder) :]):
+        if is_shown(info.uri[len(folder) :], pattern[len(folder) :]):
             yield _of_object(info)
-
-
-def _is_shown(path: str, pattern: str) -> bool:
-    *folders, name = path.split("/")
-    hidden_folder = any(folder.startswith(".") for folder in folders)
-    # As in a shell: a pattern finds what is hidden where it spells the dot.
-    return is_offered(name) and not (hidden_folder and "/." not in f"/{pattern}")
 
 
 def _of_object(info: gcs.ObjectInfo) -> ImageRef:
@@ -235,10 +222,10 @@ def _locate_remote(pattern: str) -> Iterator[ImageRef]:
 
     named = not pattern.endswith("/") and FileSystems.exists(pattern)
     (result,) = FileSystems.match([pattern + "**" if pattern.endswith("/") else pattern])
+    folder = WILD.split(pattern, maxsplit=1)[0].rpartition("/")[0]
     for metadata in result.metadata_list:
-        if (named and metadata.path != pattern) or metadata.path.endswith("/"):
-            continue
-        if named or is_offered(metadata.path.rsplit("/", 1)[-1]):
+        found, asked = metadata.path.removeprefix(folder), pattern.removeprefix(folder)
+        if metadata.path == pattern if named else is_shown(found, asked):
             yield ImageRef(
                 image_uri=metadata.path,
                 event_time=_updated(metadata.last_updated_in_seconds),

@@ -166,6 +166,20 @@ def test_refs_take_less_than_half_of_what_pickling_takes() -> None:
     assert len(encode(plain)) * 2 < len(pickle.dumps(plain, pickle.HIGHEST_PROTOCOL))
 
 
+def test_the_size_of_a_ref_is_told_without_encoding_it() -> None:
+    plain = ref("gs://bucket/ümlaut.jpg", image_generation=1_772_366_400_123_456_789, size_bytes=2_345_678)
+    for image in (plain, replace(plain, context="a cat", passthrough_json='{"n": 1}')):
+        assert ImageRefCoder().estimate_size(image) == pytest.approx(len(encode(image)), abs=5)
+
+
+@pytest.mark.parametrize(
+    ("coder", "record"),
+    [(ChunkCoder(), Chunk((FULL,) * 100)), (ScoredChunkCoder(), ScoredChunk((GOOD,) * 100))],
+)
+def test_the_size_of_a_chunk_is_told_from_one_of_its_records(coder: Any, record: Any) -> None:
+    assert coder.estimate_size(record) == pytest.approx(len(encode(record)), rel=0.05)
+
+
 @pytest.mark.parametrize(
     ("record", "coder"), [(FULL, ImageRefCoder), (CHUNK, ChunkCoder), (SCORED, ScoredChunkCoder)]
 )

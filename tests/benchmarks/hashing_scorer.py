@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from beam_pipeline.scoring.fakes import FakePrepared, FakeScorer
 from model.images import Room, image_id, unbounded
-from schemas.records import ImageFacts
+from schemas.records import ImageFacts, Prediction
 
 SIDE_PX = 128
 
@@ -20,3 +22,12 @@ class HashingScorer(FakeScorer):
     def prepare(self, data: bytes, *, context: str | None = None, room: Room = unbounded) -> FakePrepared:
         """Hash the bytes, which every row needs."""
         return FakePrepared(ImageFacts(image_id(data), SIDE_PX, SIDE_PX, len(data)), 1, context)
+
+    def predict(self, prepared: Sequence[FakePrepared]) -> list[Prediction]:
+        """Give an image what it was given before: the files are copies of a few."""
+        return [_prediction(image) for image in prepared]
+
+
+@lru_cache(64)
+def _prediction(image: FakePrepared) -> Prediction:
+    return FakeScorer().predict([image])[0]

@@ -1,7 +1,7 @@
 """``scale``: what the pipeline costs per image by itself, at several sizes. Loads neither torch nor Beam.
 
-Every size is a job in a process of its own (``tests.benchmarks.scale_job``), with a scorer that takes no time
-and only hashes the bytes, over small files that are hard links of one another.
+Every size is measured in processes of its own (``tests.benchmarks.scale_job``), with a scorer that takes no
+time and only hashes the bytes, over small files that are hard links of one another.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from tests.benchmarks.pictures import jpegs, read_photographs, write_files
 
 _ROOT = Path(__file__).parents[2]
 _MIB = 2**20
+_LEAST_IMAGES = 10_000
 
 
 def measure_scale(
@@ -27,41 +28,44 @@ def measure_scale(
 ) -> dict[str, Any]:
     """Run jobs of growing size, in turns.
 
+    A small size has more jobs in each process, until they come to 10,000 images: their difference to a job
+    over one image would drown in what the machine does besides.
+
     Args:
         sizes: Images of each.
         chunk_size: Images of a chunk.
-        runs: Of each size; medians are given, and for memory the most.
+        runs: Processes of each size; medians are given, and for memory the most.
         profiled: Images of one more job, under a profiler that counts processor time; None = no such job.
     """
     pictures = jpegs(read_photographs(None, 6), SIDE_PX, SIDE_PX)
     options = ["--chunk-size", str(chunk_size)]
     with tempfile.TemporaryDirectory() as folder:
-        told: dict[int, list[dict[str, Any]]] = {size: [] for size in (1, *sizes)}
+        told: dict[int, list[dict[str, Any]]] = {size: [] for size in sizes}
         for run in range(runs):
             for size, found in told.items():
-                found.append(run_job(Path(folder, f"{size}-{run}"), pictures, size, options))
+                times = max(_LEAST_IMAGES // size, 1)
+                found.append(run_jobs(Path(folder, f"{size}-{run}"), pictures, size, options, times))
         profile = None
         if profiled is not None:
-            one = run_job(Path(folder, "profiled"), pictures, profiled, options, "--profile")
+            one = run_jobs(Path(folder, "profiled"), pictures, profiled, options, 1, "--profile")
             profile = {"images": profiled, "profiled_s": one["profiled_s"], "top": one["top"]}
-    fixed, fixed_processor = (_median(told[1], name) for name in ("seconds", "processor_s"))
+    everything = [one for found in told.values() for one in found]
     return {
         "chunk_size": chunk_size,
         "file_bytes": round(sum(map(len, pictures)) / len(pictures)),
-        "fixed_s": round(fixed, 2),
-        "fixed_processor_s": round(fixed_processor, 2),
-        "rows": [_row(size, told[size], fixed, fixed_processor) for size in sizes],
+        "fixed_s": round(_median(everything, "fixed_s"), 2),
+        "fixed_processor_s": round(_median(everything, "fixed_processor_s"), 2),
+        "rows": [_row(size, found) for size, found in told.items()],
         "profile": profile,
     }
 
 
-def _row(size: int, told: Sequence[dict[str, Any]], fixed: float, fixed_processor: float) -> dict[str, Any]:
-    seconds, processor = _median(told, "seconds"), _median(told, "processor_s")
+def _row(size: int, told: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         "images": size,
-        "seconds": round(seconds, 2),
-        "seconds_per_1000": round((seconds - fixed) / size * 1000, 3),
-        "processor_s_per_1000": round((processor - fixed_processor) / size * 1000, 3),
+        "seconds": round(_median(told, "seconds"), 2),
+        "seconds_per_1000": round(_median(told, "above_fixed_s") / size * 1000, 3),
+        "processor_s_per_1000": round(_median(told, "above_fixed_processor_s") / size * 1000, 3),
         "peak_mib": round(max(one["peak_bytes"] for one in told) / _MIB),
         "files": told[0]["files"],
     }
@@ -71,18 +75,19 @@ def _median(told: Sequence[dict[str, Any]], name: str) -> float:
     return statistics.median(float(one[name]) for one in told)
 
 
-def run_job(
-    folder: Path, pictures: Sequence[bytes], images: int, options: Sequence[str], *flags: str
+def run_jobs(
+    folder: Path, pictures: Sequence[bytes], images: int, options: Sequence[str], times: int, *flags: str
 ) -> dict[str, Any]:
-    """Run one job over hard links of pictures in a new folder; gives what it told."""
+    """Run jobs over hard links of pictures in a new folder, ``times`` in one process; gives what it told."""
     links = folder / "in"
     links.mkdir(parents=True)
     write_files(links, pictures, images)
-    command = [sys.executable, "-m", "tests.benchmarks.scale_job", *flags, str(links), str(folder / "out")]
-    run = subprocess.run([*command, *options], cwd=_ROOT, capture_output=True, text=True, check=False)
+    module = [sys.executable, "-m", "tests.benchmarks.scale_job"]
+    command = [*module, *flags, str(times), str(links), str(folder / "out"), *options]
+    run = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=False)
     if run.returncode:
         raise RuntimeError(
-            f"the job over {images} images ended with exit code {run.returncode}:\n{run.stderr}"
+            f"the jobs over {images} images ended with exit code {run.returncode}:\n{run.stderr}"
         )
     told: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
     return told

@@ -1,6 +1,10 @@
-"""One job of ``scale``, in a process of its own; prints what it cost as one line of JSON.
+"""Jobs of ``scale`` over one folder, in a process of their own; prints what they cost as one line of JSON.
 
-python -m tests.benchmarks.scale_job [--profile] INPUT OUTPUT [pipeline options]
+python -m tests.benchmarks.scale_job [--profile] TIMES INPUT OUTPUT [pipeline options]
+
+A first job over one image imports and builds all that is needed only once. Then come pairs: a job over one
+image and one over the folder. What the folder's takes longer is what its images cost: what is fixed is in
+both, and what else slows the machine down meets both.
 """
 
 from __future__ import annotations
@@ -15,9 +19,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from beam_pipeline.__main__ import main as run_pipeline
@@ -29,39 +35,50 @@ from tests.benchmarks.machine import process_bytes
 _TOP = 15
 
 
+@dataclass(frozen=True)
+class _Cost:
+    """What one job took, seconds; of the processor: all threads of the process."""
+
+    seconds: float
+    processor_s: float
+
+
 def main(argv: Sequence[str]) -> int:
-    """Run one job."""
+    """Run the jobs."""
     profiled = argv[0] == "--profile"
-    links, output, *options = argv[profiled:]
-    job = ["--input", links, "--output", output, "--no-progress", *options]
-    factory = FakeScorerFactory(HashingScorer())
-    if profiled:
-        _warm_up(Path(output), factory)
-    threads: list[_ProfiledThread] = []
-    start = time.perf_counter()
-    with _profiling_all_threads(threads) if profiled else nullcontext():
-        code = run_pipeline(job, factory)
-    seconds = time.perf_counter() - start
-    told: dict[str, Any] = {
-        "seconds": seconds,
-        "processor_s": time.process_time(),
+    times, links, output, *options = argv[profiled:]
+    image = Path(output).with_name("one.jpg")
+    image.write_bytes(b"any bytes will do")
+    one_image = partial(_run, str(image), f"{output}-one", options)
+    folder = partial(_run, links, output, options)
+    one_image()
+    print(json.dumps(_profiled(folder) if profiled else _measured(one_image, folder, int(times), output)))
+    return 0
+
+
+def _measured(
+    one_image: Callable[[], _Cost], folder: Callable[[], _Cost], times: int, output: str
+) -> dict[str, Any]:
+    pairs = [(one_image(), folder()) for _ in range(times)]
+    return {
+        "fixed_s": median(one.seconds for one, _ in pairs),
+        "fixed_processor_s": median(one.processor_s for one, _ in pairs),
+        "seconds": median(job.seconds for _, job in pairs),
+        "above_fixed_s": median(job.seconds - one.seconds for one, job in pairs),
+        "above_fixed_processor_s": median(job.processor_s - one.processor_s for one, job in pairs),
         "peak_bytes": process_bytes("VmHWM"),
         "files": sum(1 for _ in Path(output).glob("scores/date=*/*.parquet")),
     }
-    if profiled:
-        told |= _profile(threads)
-    print(json.dumps(told))
-    return code
 
 
-def _warm_up(output: Path, factory: FakeScorerFactory) -> None:
-    """A job over one image: what is imported and built only once is no cost per image."""
-    image = output.with_name("warm_up.jpg")
-    image.write_bytes(b"any bytes will do")
-    job = ["--input", str(image), "--output", str(output.with_name("warm_up")), "--no-progress"]
+def _run(links: str, output: str, options: Sequence[str]) -> _Cost:
+    job = ["--input", links, "--output", output, "--no-progress", *options]
+    start, processor = time.perf_counter(), time.process_time()
     with redirect_stdout(io.StringIO()):
-        run_pipeline(job, factory)
-    release_engines()
+        code = run_pipeline(job, FakeScorerFactory(HashingScorer()))
+    if code:
+        raise RuntimeError(f"the job ended with exit code {code}")
+    return _Cost(time.perf_counter() - start, time.process_time() - processor)
 
 
 @dataclass(frozen=True)
@@ -94,7 +111,12 @@ def _profiling_all_threads(threads: list[_ProfiledThread]) -> Iterator[None]:
         threading.Thread.run = plain  # type: ignore[method-assign,assignment]
 
 
-def _profile(threads: Sequence[_ProfiledThread]) -> dict[str, Any]:
+def _profiled(job: Callable[[], _Cost]) -> dict[str, Any]:
+    # The engine's threads must start under the profiler.
+    release_engines()
+    threads: list[_ProfiledThread] = []
+    with _profiling_all_threads(threads):
+        job()
     # A thread that still waits for work would be charged with this thread's time.
     for pool in gc.get_objects():
         if issubclass(type(pool), ThreadPoolExecutor):

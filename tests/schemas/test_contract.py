@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 import typing
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from schemas.records import (
     Prediction,
     Provenance,
     ScoringFailure,
-    flatten,
+    column_getters,
 )
 from schemas.tables import FAILURES_SCHEMA, KEY, SCORES_SCHEMA, markdown_table
 
@@ -92,16 +92,31 @@ def test_records_and_arrow_schema_have_the_same_columns_and_types(record: type, 
         assert declared[field.name] == {python_type(field.type)}, field.name
 
 
+def row_of(outcome: Any) -> dict[str, Any]:
+    return {name: get(outcome) for name, get in column_getters(type(outcome)).items()}
+
+
 @pytest.mark.parametrize(("outcome", "schema"), [(SCORE, SCORES_SCHEMA), (FAILURE, FAILURES_SCHEMA)])
-def test_a_flattened_outcome_becomes_an_arrow_row_and_comes_back(outcome: Any, schema: pa.Schema) -> None:
-    row = flatten(outcome)
+def test_an_outcome_read_column_by_column_becomes_an_arrow_row_and_comes_back(
+    outcome: Any, schema: pa.Schema
+) -> None:
+    row = row_of(outcome)
+    assert set(row) == set(schema.names)
     table = pa.Table.from_pylist([row], schema=schema)
-    assert table.to_pylist()[0] == {name: row[name] for name in schema.names}
+    assert table.to_pylist() == [row]
+
+
+def test_every_column_is_read_from_where_the_records_keep_it() -> None:
+    row = row_of(replace(SCORE, prediction=Prediction(score=5.0, exposure="Good", context_used="a barn …")))
+    told = ("image_uri", "image_id", "event_time", "exposure", "context", "context_used", "adapter", "run_id")
+    assert [row[name] for name in told] == [
+        "a.jpg", "f" * 64, NOW, "Good", "a barn", "a barn …", "adapter", "run"
+    ]  # fmt: skip
 
 
 def test_what_reading_told_wins_over_what_listing_told() -> None:
-    assert flatten(SCORE)["size_bytes"] == 5
-    assert flatten(FAILURE)["size_bytes"] == 3
+    assert row_of(SCORE)["size_bytes"] == 5
+    assert row_of(FAILURE)["size_bytes"] == 3
 
 
 @pytest.mark.parametrize(

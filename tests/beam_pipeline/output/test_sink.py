@@ -11,7 +11,7 @@ import pytest
 from beam_pipeline.output.sink import by_day, file_name, to_parquet, write_chunk
 from beam_pipeline.stores import storage
 from schemas.records import Outcome, ScoredChunk
-from schemas.tables import FAILURES_SCHEMA, SCORES_SCHEMA
+from schemas.tables import FAILURES_SCHEMA, SCORES, SCORES_SCHEMA
 from tests.beam_pipeline.helpers import NOW, challenging, failure, files, ref, rows, score
 
 
@@ -151,7 +151,7 @@ def test_failures_are_as_the_contract_says(tmp_path: Path) -> None:
 
 def test_equal_rows_give_equal_bytes() -> None:
     outcomes = [score(ref("a")), score(ref("b"))]
-    assert to_parquet(outcomes, SCORES_SCHEMA) == to_parquet(outcomes[::-1], SCORES_SCHEMA)
+    assert to_parquet(outcomes, SCORES) == to_parquet(outcomes[::-1], SCORES)
 
 
 def test_a_ref_without_event_time_is_a_mistake() -> None:

@@ -6,8 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from beam_pipeline.sources.chunks import cut_chunks, event_day, plan_spans, shard_count, shard_of
-from tests.beam_pipeline.helpers import ref
+from beam_pipeline.sources.chunks import (
+    by_shard,
+    count_days,
+    cut_chunks,
+    event_day,
+    in_parcels,
+    parcel_of,
+    plan_spans,
+    refs_of,
+    shard_count,
+    shard_of,
+)
+from tests.beam_pipeline.helpers import NOW, ref
 
 _uris = st.lists(st.text("abc/é", min_size=1, max_size=6), max_size=60)
 
@@ -95,3 +106,33 @@ def test_the_shard_of_a_uri_never_changes() -> None:
 @given(st.text(max_size=20), st.integers(1, 100))
 def test_a_shard_is_within_range(uri: str, shards: int) -> None:
     assert 0 <= shard_of(uri, shards) < shards
+
+
+@given(_uris)
+def test_parcels_give_their_refs_back_in_order_and_hold_32_at_most(uris: list[str]) -> None:
+    refs = [ref(uri) for uri in uris]
+    parcels = [refs_of(parcel) for parcel in in_parcels(refs)]
+    assert [image for parcel in parcels for image in parcel] == refs
+    assert [len(parcel) for parcel in parcels[:-1]] == [32] * (len(parcels) - 1)
+    assert all(parcels)
+
+
+def test_a_parcel_takes_less_than_half_of_the_room_that_its_refs_take_apart() -> None:
+    refs = [ref(f"gs://bucket/users/2026/03/photo_{n:05}.jpg", image_generation=n**5) for n in range(1000)]
+    assert len(parcel_of(refs)) * 2 < sum(len(parcel_of([image])) for image in refs)
+
+
+@given(_uris)
+def test_every_ref_is_in_the_shard_of_its_day_and_uri(uris: list[str]) -> None:
+    refs = [ref(uri, event_time=NOW + timedelta(days=n % 3)) for n, uri in enumerate(uris)]
+    plan = {day: (day, 4) for day, _ in count_days(refs)}
+    shards = by_shard(refs, plan)
+    assert sorted(image.key for found in shards.values() for image in found) == sorted(r.key for r in refs)
+    for (day, part), found in shards.items():
+        assert all((event_day(r), shard_of(r.image_uri, 4)) == (day, part) for r in found)
+
+
+def test_refs_are_counted_by_day() -> None:
+    today, tomorrow = NOW, NOW + timedelta(days=1)
+    counts = dict(count_days([ref("a", event_time=t) for t in (today, tomorrow, today)]))
+    assert counts == {NOW.toordinal(): 2, NOW.toordinal() + 1: 1}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from beam_pipeline.sources import inputs
-from beam_pipeline.sources.inputs import anything_matches, describe, is_offered, locate
+from beam_pipeline.sources.inputs import anything_matches, describe, locate
 from tests.beam_pipeline.helpers import NOW
 from tests.odd_files import write_odd_files
 
@@ -159,16 +159,3 @@ def test_a_time_that_the_table_gave_is_kept(tmp_path: Path) -> None:
     assert describe(given, NOW.replace(year=1999)).event_time == NOW
 
 
-@pytest.mark.parametrize(
-    ("name", "offered"),
-    [
-        ("a.jpg", True),
-        ("a", True),
-        ("a.svg", True),
-        ("a.jpg.json", False),
-        ("a.XMP", False),
-        (".a.jpg", False),
-    ],
-)
-def test_the_rule_for_names(name: str, offered: bool) -> None:
-    assert is_offered(name) is offered
