@@ -24,6 +24,7 @@ from torch import nn
 
 from model.buckets import bucket_columns, bucket_rows
 from model.cache import SlotCache
+from model.choices import decide_trie, digit_probabilities, log_sum
 from model.conversation import Prompt
 from model.decisions import (
     ChoiceDecision,
@@ -32,6 +33,7 @@ from model.decisions import (
     ReadoutDecision,
     TextDecision,
 )
+from model.decoder_layer import Wanted
 from model.fast_paths import additive_mask, has_fast_paths
 from model.graphs import RecordedSteps, Recorder
 from model.layout import StepLayout
@@ -39,6 +41,8 @@ from model.packed_vision import embed_images, pack
 from model.ragged import ImageBatch, ragged_columns
 from model.rows import Rows, first_rows
 from model.slots import DecimalSlot, Ending, FreeTextSlot, ReadoutSlot, SlotProgram
+
+_ALL = slice(None)
 
 
 class SlotDecoder:
@@ -181,8 +185,15 @@ class SlotDecoder:
         return self._prefix
 
     def _forward(
-        self, embeds: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor, cache: SlotCache
+        self,
+        embeds: torch.Tensor,
+        positions: torch.Tensor,
+        mask: torch.Tensor,
+        cache: SlotCache,
+        wanted: torch.Tensor | slice = _ALL,
     ) -> torch.Tensor:
+        """Feed columns; returns hidden states of the wanted ones, (batch, wanted, hidden size)."""
+        is_lean = has_fast_paths(self.model) and wanted is not _ALL
         hidden = self.model.model.language_model(
             inputs_embeds=embeds,
             position_ids=positions,
@@ -191,14 +202,24 @@ class SlotDecoder:
             attention_mask={"full_attention": additive_mask(mask, embeds.dtype, self._group)},
             past_key_values=cache,
             use_cache=True,
+            **({"wanted": self._wanted(wanted, mask, embeds.dtype)} if is_lean else {}),
         ).last_hidden_state
         cache.advance(embeds.shape[1])
-        return hidden
+        return hidden if is_lean else hidden[:, wanted]
+
+    def _wanted(self, columns: torch.Tensor | slice, mask: torch.Tensor, dtype: torch.dtype) -> Wanted:
+        return Wanted(columns, additive_mask(mask[:, :, columns], dtype, self._group))
 
     def _pass(
-        self, rows: Rows, ragged: _Ragged, tokens: torch.Tensor, offsets: torch.Tensor, within: torch.Tensor
+        self,
+        rows: Rows,
+        ragged: _Ragged,
+        tokens: torch.Tensor,
+        offsets: torch.Tensor,
+        within: torch.Tensor,
+        wanted: torch.Tensor | slice,
     ) -> torch.Tensor:
-        """Feed ragged columns, then common ones at ``position + offsets``; returns hidden states of all.
+        """Feed ragged columns, then common ones at ``position + offsets``; returns the wanted hidden states.
 
         Args:
             rows: State; its cache grows, its ``valid`` gets the new columns.
@@ -206,6 +227,7 @@ class SlotDecoder:
             tokens: (batch or 1, common) ids.
             offsets: (common,) positions from ``rows.position``.
             within: (common, common) who sees whom.
+            wanted: Of all columns.
         """
         batch, lead = ragged.valid.shape
         common = tokens.shape[1]
@@ -213,9 +235,7 @@ class SlotDecoder:
         text = (rows.position[:, None] + offsets[None]).expand(3, batch, common)
         past = rows.cache.length
         new_valid = torch.cat([ragged.valid, ragged.valid.new_ones(batch, common)], dim=1)
-        new_mask = torch.zeros(lead + common, lead + common, dtype=torch.bool, device=self.device)
-        new_mask[:lead, :lead] = torch.ones(lead, lead, dtype=torch.bool, device=self.device).tril()
-        new_mask[lead:, :lead].fill_(True)
+        new_mask = torch.ones(lead + common, lead + common, dtype=torch.bool, device=self.device).tril_()
         new_mask[lead:, lead:] = within
         rows.valid[:, past : past + lead + common] = new_valid
         seen = rows.valid[:, None, :past].expand(batch, lead + common, past)
@@ -225,6 +245,7 @@ class SlotDecoder:
             torch.cat([ragged.positions, text], dim=2),
             mask,
             rows.cache,
+            wanted,
         )
 
     def _pending_columns(self, rows: Rows) -> _Ragged:
@@ -242,9 +263,10 @@ class SlotDecoder:
     def _step_pass(self, rows: Rows, layout: StepLayout, ragged: _Ragged) -> torch.Tensor:
         """Feed a step; returns (batch, branches, width) hidden states where something is decided."""
         lead = ragged.valid.shape[1]
-        hidden = self._pass(rows, ragged, layout.tokens[None], layout.offsets, layout.within)
+        decided = lead + layout.columns
+        hidden = self._pass(rows, ragged, layout.tokens[None], layout.offsets, layout.within, decided)
         rows.position = rows.position + layout.forced_count
-        return hidden[:, lead + layout.columns]
+        return hidden
 
     def _read_out(self, rows: Rows, hidden: torch.Tensor) -> ReadoutDecision:
         assert self.score_head is not None  # seen to when this was made
@@ -258,28 +280,11 @@ class SlotDecoder:
     def _decide_trie(
         self, rows: Rows, layout: StepLayout, logits: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Decide a trie greedily, as the model would write: the best token at every branching node.
-
-        The value with the highest product may be another where nodes nest ("slightly" .55, split evenly,
-        against "overexposed" .44); the answer then goes on from what would have been written.
-
-        Returns:
-            (batch,) values and (batch, values) log-probabilities.
-        """
-        total = logits.logsumexp(2)
-        edges = logits[:, layout.edge_branch, layout.edge_token]
-        log_edges, best, masses = [], [], []
-        for index, chosen in enumerate(torch.split(edges, layout.branch_sizes, dim=1)):
-            log_edges.append(chosen.log_softmax(1))
-            best.append(torch.zeros_like(chosen).scatter_(1, chosen.argmax(1, keepdim=True), 1.0))
-            masses.append((chosen.logsumexp(1) - total[:, index]).exp())
-        log_probabilities = torch.cat(log_edges, dim=1) @ layout.edge_table.T
-        taken = torch.cat(best, dim=1) @ layout.edge_table.T
-        value = (taken == layout.edge_table.sum(1)).float().argmax(1)
-        on_path = layout.branch_table[value]
-        rows.mass = torch.minimum(rows.mass, torch.stack(masses, 1).where(on_path, 1.0).amin(1))
-        self._keep(rows, layout, value)
-        return value, log_probabilities
+        """Decide a trie; returns (batch,) values and (batch, values) log-probabilities."""
+        found = decide_trie(logits, layout)
+        rows.mass = torch.minimum(rows.mass, found.mass)
+        self._keep(rows, layout, found.value)
+        return found.value, found.log_probabilities
 
     def _keep(self, rows: Rows, layout: StepLayout, value: torch.Tensor) -> None:
         """Keep the cells of the decided path, mask the others out; the rest of the value is pending."""
@@ -308,9 +313,9 @@ class SlotDecoder:
         for place in range(slot.digits - 2):
             full = self._feed_pending(rows)
             chosen = full[:, ids]
-            mass = (chosen.logsumexp(1) - full.logsumexp(1)).exp()
+            mass = (log_sum(chosen) - log_sum(full)).exp()
             rows.mass = torch.where(ended, rows.mass, torch.minimum(rows.mass, mass))
-            later[:, place] = _digit_probabilities(chosen, ended)
+            later[:, place] = digit_probabilities(chosen, ended)
             digit = chosen.argmax(1)
             ended = ended | (digit == 10)
             digits.append(digit.masked_fill(ended, -1))
@@ -322,8 +327,9 @@ class SlotDecoder:
         """Feed one pending column; returns (batch, vocabulary) logits behind it."""
         ragged = self._pending_columns(rows)
         empty = rows.pending.new_zeros(0)
-        hidden = self._pass(rows, ragged, empty[None], empty, empty.bool().reshape(0, 0))
-        return self._logits(hidden[:, -1])
+        within = empty.bool().reshape(0, 0)
+        hidden = self._pass(rows, ragged, empty[None], empty, within, slice(-1, None))
+        return self._logits(hidden[:, 0])
 
     def _write_text(self, rows: Rows, slot: FreeTextSlot, logits: torch.Tensor) -> TextDecision:
         """Write words greedily, all rows in step; rows that are done feed masked cells."""
@@ -386,18 +392,3 @@ def _before_ending(ending: Ending, written: Sequence[torch.Tensor], otherwise: i
     rows = [[token for token in row if token >= 0] for row in torch.stack(list(written), 1).tolist()]
     found = [ending.kept(row) for row in rows]
     return torch.tensor([otherwise if kept is None else kept for kept in found])
-
-
-def _digit_probabilities(logits: torch.Tensor, ended: torch.Tensor) -> torch.Tensor:
-    """Probabilities of ten digits, (batch, 10); an eleventh choice, the end, counts as digit 0.
-
-    Args:
-        logits: (batch, 10 or 11) of the digits, and of the terminator where the score may end here.
-        ended: (batch,) whether the score ended before this digit: then it is 0.
-    """
-    probabilities = logits.softmax(1)
-    found = probabilities[:, :10].clone()
-    found[:, 0] += probabilities[:, 10:].sum(1)
-    zero = torch.zeros_like(found[0])
-    zero[:1].fill_(1.0)
-    return torch.where(ended[:, None], zero, found)

@@ -1,11 +1,13 @@
-"""Four places where transformers' Qwen2-VL does needless work for slot decoding, done leaner; same numbers.
+"""Places where transformers' Qwen2-VL does needless work, done leaner; same numbers.
 
 - Few queries against a long cache with grouped heads: transformers copies keys and values once per query
   head of a group. Here the heads of a group are stacked along the queries instead, and nothing is copied.
 - The patch embedding is a ``Conv3d`` whose kernel is as large as its input, over two equal frames: one
   matrix product over one frame, which also takes uint8 pixels and then holds the normalisation.
 - The vision tower attends image by image: all together (``model.packed_vision``).
-- RMS norm is six operations, each a pass over memory: one.
+- RMS norm is six operations, each a pass over memory: one; on a CPU, where that one is no faster, three.
+- The vision tower's activation takes new memory for every operation: once.
+- The layers of the language model (``model.decoder_layer``).
 
 All are switched on by ``use_fast_paths``; tests hold them to transformers' own.
 """
@@ -22,6 +24,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLRMSNorm, apply_rotary_pos_emb_vision
 
+from model.decoder_layer import use_lean_layers
 from model.packed_vision import attend_by_size, attend_inside, rotate
 from model.patches import folded_normalisation
 
@@ -41,6 +44,8 @@ def use_fast_paths(model: Any) -> None:
     embedding.forward = MethodType(embed_patches, embedding)
     for block in model.model.visual.blocks:
         block.attn.forward = MethodType(attend_by_image, block.attn)
+        block.mlp.act.forward = MethodType(quick_gelu, block.mlp.act)
+    use_lean_layers(model.model.language_model)
     for module in model.model.language_model.modules():
         if isinstance(module, Qwen2VLRMSNorm):
             module.forward = MethodType(rms_norm, module)
@@ -123,7 +128,7 @@ def embed_patches(embedding: Any, patches: torch.Tensor) -> torch.Tensor:
         # Folded anew every time: far below a hundredth of what a micro-batch costs, and there is no fold to
         # forget when weights are trained, merged or swapped.
         folded, bias = folded_normalisation(weight)
-        return torch.nn.functional.linear(patches.to(folded.dtype) - 128, folded, bias)
+        return torch.nn.functional.linear(patches.to(folded.dtype).sub_(128), folded, bias)
     frames = patches.to(weight.dtype).reshape(len(patches), *weight.shape[1:])
     return torch.nn.functional.linear(frames[:, :, 0].flatten(1), weight.sum(2).flatten(1))
 
@@ -166,5 +171,18 @@ def attend_by_image(
 
 
 def rms_norm(norm: Any, hidden: torch.Tensor) -> torch.Tensor:
-    """Root-mean-square norm of the last dimension, as one operation."""
+    """Root-mean-square norm of the last dimension."""
+    if hidden.device.type == "cpu" and hidden.dtype == torch.float32 and not torch.is_grad_enabled():
+        # torch has no kernel of its own here, and takes a pass over memory for each of its operations.
+        squares = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True).square_()
+        scale = squares.div_(hidden.shape[-1]).add_(norm.variance_epsilon).rsqrt_()
+        return (hidden * scale).mul_(norm.weight)
     return torch.nn.functional.rms_norm(hidden, norm.weight.shape, norm.weight, norm.variance_epsilon)
+
+
+def quick_gelu(activation: Any, hidden: torch.Tensor) -> torch.Tensor:
+    """``x · σ(1.702 x)``, in one buffer unless something is to be learnt."""
+    if torch.is_grad_enabled():
+        found: torch.Tensor = type(activation).forward(activation, hidden)
+        return found
+    return (hidden * 1.702).sigmoid_().mul_(hidden)

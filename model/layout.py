@@ -10,6 +10,7 @@ as they are, the others are masked out for good.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 
@@ -57,6 +58,17 @@ class StepLayout:
         # (edges,): which branching node an edge leaves, and the token on it
         self.edge_branch = self._long([branch for branch, _ in edges])
         self.edge_token = self._long([trie.token[child] for _, child in edges])
+        widest, missing = max(self.branch_sizes), len(edges)
+        ends = accumulate(self.branch_sizes)
+        rows = [
+            [*range(end - size, end), *[missing] * (widest - size)]
+            for end, size in zip(ends, self.branch_sizes, strict=True)
+        ]
+        cells = [edge for row in rows for edge in row]
+        # (branches, widest branch): the edges of a branching node; their number where it has no more
+        self.branch_edges = self._long(cells).reshape(-1, widest)
+        # (edges,): where an edge stands in it
+        self.edge_place = self._long([place for place, edge in enumerate(cells) if edge != missing])
         paths = [trie.path(value) for value in range(max(trie.leaf_value) + 1)]
         on_path = [[float(child in path) for _, child in edges] for path in paths]
         fed = [[node for node in path if node in cell_of] for path in paths]

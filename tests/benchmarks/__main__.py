@@ -21,10 +21,15 @@ if TYPE_CHECKING:
 # Torch and Beam are imported by what needs them: --help and option errors answer at once.
 
 _SHAPES = ("tiny", "toy", "2b", "7b")
+_DTYPES = ("float32", "bfloat16", "float16")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a subcommand; prints its table, and writes the figures with ``--json FILE``."""
+    """Run a subcommand; prints its table, and writes the figures with ``--json FILE``.
+
+    Returns:
+        0, or 1 where a part of what was to be measured failed.
+    """
     parser = _parser()
     options = parser.parse_args(argv)
     try:
@@ -46,7 +51,7 @@ def _report(options: argparse.Namespace, figures: Mapping[str, Any]) -> int:
     if options.json:
         options.json.write_text(json.dumps(report, indent=2) + "\n")
     print(markdown(report))
-    return 0
+    return 1 if figures.get("failed") else 0
 
 
 def _table(files: Sequence[Path]) -> int:
@@ -65,6 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_scorer(_command(commands, "scorer", _scorer, "images a second of the scorer, and where time goes"))
+    _add_paths(_command(commands, "paths", _paths, "what every optimisation gives"))
     _add_preprocessing(
         _command(commands, "preprocessing", _preprocessing, "JPEG bytes to patches, on one core")
     )
@@ -103,7 +109,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--device", choices=("cpu", "cuda"), help="(default: cuda, but cpu for tiny and toy)")
     parser.add_argument(
-        "--dtype", choices=("float32", "bfloat16", "float16"),
+        "--dtype", choices=_DTYPES,
         help="(default: float32 on cpu, bfloat16 on cuda)",
     )  # fmt: skip
 
@@ -124,9 +130,19 @@ def _add_scorer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--against-generate", action="store_true", help="transformers' generate() beside it")
     parser.add_argument("--generate-batches", type=int, nargs="+", default=[8, 32], metavar="N")
     parser.add_argument("--generate-images", type=int, default=32, help="of a run (default: %(default)s)")
+    parser.add_argument(
+        "--against-reference", action="store_true", help="scores beside those of transformers' own model"
+    )
+    parser.add_argument(
+        "--reference-images", type=int, default=32, metavar="N",
+        help="different photographs to compare them on (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--reference-dtype", choices=_DTYPES, help="of the reference (default: as --dtype)")
 
 
 def _scorer(options: argparse.Namespace) -> Mapping[str, Any]:
+    import torch
+
     device, dtype = _placed(options)
     from tests.benchmarks.scorer_speed import ScorerPlan, measure_scorer
 
@@ -145,8 +161,42 @@ def _scorer(options: argparse.Namespace) -> Mapping[str, Any]:
         threads=options.threads,
         generate_batches=options.generate_batches if options.against_generate else (),
         generate_images=options.generate_images,
+        reference_images=options.reference_images if options.against_reference else 0,
+        reference_dtype=getattr(torch, options.reference_dtype) if options.reference_dtype else None,
     )
-    return measure_scorer(plan, tell=lambda line: print(line, file=sys.stderr, flush=True))
+    return measure_scorer(plan, tell=_tell)
+
+
+def _add_paths(parser: argparse.ArgumentParser) -> None:
+    _add_model(parser)
+    _add_photos(parser)
+    parser.add_argument("--visual-tokens", type=int, default=256, help="of an image (default: %(default)s)")
+    parser.add_argument("--photographs", type=int, default=6, help="different ones (default: %(default)s)")
+    parser.add_argument("--megapixels", type=float, default=12.0, help="of the JPEGs (default: %(default)s)")
+    parser.add_argument("--micro-batch-images", type=int, default=64, help="at most (default: %(default)s)")
+    parser.add_argument("--runs", type=int, default=5, help="(default: %(default)s)")
+
+
+def _paths(options: argparse.Namespace) -> Mapping[str, Any]:
+    device, dtype = _placed(options)
+    from tests.benchmarks.paths import PathsPlan, measure_paths
+
+    plan = PathsPlan(
+        shape=options.shape,
+        device=device,
+        dtype=dtype,
+        visual_tokens=options.visual_tokens,
+        photos=options.photos,
+        photographs=options.photographs,
+        megapixels=options.megapixels,
+        micro_batch_images=options.micro_batch_images,
+        runs=options.runs,
+    )
+    return measure_paths(plan, tell=_tell)
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _placed(options: argparse.Namespace) -> tuple[torch.device, torch.dtype]:
@@ -156,8 +206,7 @@ def _placed(options: argparse.Namespace) -> tuple[torch.device, torch.dtype]:
     name = options.device or ("cpu" if options.shape in ("tiny", "toy") else "cuda")
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigurationError("there is no CUDA device here")
-    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    return torch.device(name), dtypes[options.dtype or ("float32" if name == "cpu" else "bfloat16")]
+    return torch.device(name), getattr(torch, options.dtype or ("float32" if name == "cpu" else "bfloat16"))
 
 
 def _add_preprocessing(parser: argparse.ArgumentParser) -> None:

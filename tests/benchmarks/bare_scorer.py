@@ -9,8 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from beam_pipeline.scoring.engine import default_fetch_threads
 from model.batching import plan_micro_batches
-from model.scorer import PreparedImage, Scorer
+from model.prepared import PreparedImage
+from model.scorer import Scorer
 from schemas.errors import ConfigurationError
 
 
@@ -29,6 +31,28 @@ class Feeding:
     token_budget: int
     threads: int
     window: int
+
+    @classmethod
+    def full(
+        cls,
+        scorer: Scorer,
+        visual_tokens: int,
+        most_images: int,
+        token_budget: int | None = None,
+        threads: int | None = None,
+    ) -> Feeding:
+        """Full micro-batches of images of one size.
+
+        Args:
+            scorer: That takes them.
+            visual_tokens: Of every image.
+            most_images: Of a micro-batch.
+            token_budget: Of one; None = what the scorer suggests for its device.
+            threads: That decode; None = as in the pipeline.
+        """
+        budget = token_budget or scorer.token_budget
+        count = max(min(most_images, budget // visual_tokens), 1)
+        return cls(count, budget, threads or default_fetch_threads(), window=count)
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,18 @@ without a word about quality. ``toy`` is made like these, in seconds.
 from __future__ import annotations
 
 import threading
+import warnings
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
+from torch import nn
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
+from model.adapter_config import LoraRule
 from model.adapters import read_manifest
 from model.backbone import EMBEDDED_ADAPTER, EMBEDDED_BASE, load_base
 from model.checks import CheckedAdapter
@@ -21,9 +26,10 @@ from model.fast_paths import use_fast_paths
 from model.hosting import Host
 from model.images import ImageLimits
 from model.isolated_decoding import PictureReader
-from model.lora import load_adapter_weights, merge_adapter
+from model.lora import LoraPair, LoraWeights, load_adapter_weights, merge_adapter
 from model.scorer import Scorer
 from model.templates import templates_sha256
+from model.unmerged import UnmergedAdapters
 from schemas.attributes import VOCABULARY
 from schemas.manifest import (
     AdapterManifest,
@@ -41,6 +47,8 @@ from tests.model.tiny import tiny_config
 _SYSTEM = "You are a helpful assistant."
 _NOTHING = "0" * 64
 _LEAST_PIXELS = 4 * 784
+_RANK = 128
+"""Of a random adapter; no more than the model is wide."""
 _SLACK = 1.01
 """Of the pixel budget: a picture of exactly the budget must not lose a row to rounding."""
 
@@ -81,11 +89,34 @@ class Built:
 
     def stock(self) -> Any:
         """The same weights in transformers' own model, as anyone would call ``generate()`` on it."""
+        model = self._base()
+        if self.shape == "tiny":
+            merge_adapter(model, load_adapter_weights(EMBEDDED_ADAPTER), keep_base=False)
+        return model
+
+    def reference(self, dtype: torch.dtype) -> Any:
+        """transformers' own model in a number format, its adapter as PEFT applies it."""
+        if self.shape != "tiny":
+            return self._base().to(dtype)
+        base = load_base(EMBEDDED_BASE, self.host.device, dtype)
+        with warnings.catch_warnings():
+            # PEFT asks transformers for an attribute that transformers renamed.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+            return PeftModel.from_pretrained(base, EMBEDDED_ADAPTER)
+
+    def unmerged(self) -> Any:
+        """The model with the fast paths and its adapter beside it; random weights get a random adapter."""
+        model = self._base()
+        use_fast_paths(model)
+        weights = load_adapter_weights(EMBEDDED_ADAPTER) if self.shape == "tiny" else _random_adapter(model)
+        UnmergedAdapters(model, {"it": weights}).activate("it")
+        return model
+
+    def _base(self) -> Any:
+        """transformers' own model without an adapter, in the host's number format."""
         device, dtype = self.host.device, self.host.dtype
         if self.shape == "tiny":
-            model = load_base(EMBEDDED_BASE, device, dtype)
-            merge_adapter(model, load_adapter_weights(EMBEDDED_ADAPTER), keep_base=False)
-            return model
+            return load_base(EMBEDDED_BASE, device, dtype)
         model = random_model(shape_config(self.shape), device, dtype)
         # The very tensors of the other model: there is no room for both.
         model.load_state_dict(self.host.model.state_dict(), assign=True)
@@ -114,6 +145,21 @@ def random_model(config: Qwen2VLConfig, device: torch.device, dtype: torch.dtype
     with device:
         model = Qwen2VLForConditionalGeneration._from_config(config, dtype=dtype, attn_implementation="sdpa")
     return model.eval().requires_grad_(False)
+
+
+def _random_adapter(model: Any) -> LoraWeights:
+    """LoRA on every linear layer of the language model's blocks, as stage 1 trains it."""
+    rank = min(_RANK, model.config.get_text_config().hidden_size)
+    rule = LoraRule(rank, rank, False, r".*language_model\.layers\..*_proj", (), ())
+    draw = partial(torch.randn, device=model.device)
+    pairs = {
+        name: LoraPair(
+            draw(rank, module.in_features) / module.in_features, draw(module.out_features, rank) / rank
+        )
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and rule.wants_lora(name)
+    }
+    return LoraWeights(rule, pairs, {})
 
 
 def _random_host(shape: str, device: torch.device, dtype: torch.dtype) -> Host:

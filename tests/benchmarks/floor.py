@@ -4,6 +4,8 @@ Every pass costs at least its arithmetic at the speed of a matrix product, and a
 the speed of a copy: its weights, and the keys and values of the columns that it sees. The floor is the sum
 over passes of the larger one. Not counted: activations, norms, softmax, launches, the host.
 
+Of the last layer, columns where nothing is decided need keys and values only.
+
 A product of (n, a) with (a, b) is 2·n·a·b; of attention only what a mask leaves counts.
 """
 
@@ -107,11 +109,14 @@ def text_work(config: Qwen2VLConfig, rows: int, one: Pass, bytes_each: int) -> W
     text = config.get_text_config()
     hidden, depth = text.hidden_size, text.num_hidden_layers
     keys = hidden // text.num_attention_heads * text.num_key_value_heads
-    blocks = depth * (2 * hidden * (hidden + keys) + 3 * hidden * text.intermediate_size)
+    stored, decided = 2 * hidden * keys, 2 * hidden * hidden + 3 * hidden * text.intermediate_size
     head = hidden * text.vocab_size
     seen = one.columns * one.past + one.columns * (one.columns + 1) // 2
-    per_row = 2 * (one.columns * blocks + one.logits * head) + 4 * hidden * depth * seen
-    weights = blocks + (head if one.logits else 0)
+    # As if the decided columns were the last ones of the pass.
+    seen_last = one.logits * (one.past + one.columns) - one.logits * (one.logits - 1) // 2
+    products = one.columns * (depth * stored + (depth - 1) * decided) + one.logits * (decided + head)
+    per_row = 2 * products + 4 * hidden * ((depth - 1) * seen + seen_last)
+    weights = depth * (stored + decided) + (head if one.logits else 0)
     cache = rows * 2 * keys * depth * (one.past + one.columns)
     return Work(rows * per_row, bytes_each * (weights + cache))
 

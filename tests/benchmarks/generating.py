@@ -11,8 +11,9 @@ import torch
 from model.decisions import Decisions, decided_values, written_ids
 from model.decoding import SlotDecoder
 from model.patches import grid_thw, patch_rows
+from model.prepared import PreparedImage
 from model.ragged import ImageBatch
-from model.scorer import PreparedImage, Scorer
+from model.scorer import Scorer
 from model.tokens import IM_END, IMAGE_PAD, TextEncoder
 from tests.model.reference import generate_under_mask
 

@@ -6,14 +6,14 @@ import statistics
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from beam_pipeline.scoring.engine import default_fetch_threads
-from model.scorer import PreparedImage, Scorer
+from model.prepared import PreparedImage
+from model.scorer import Scorer
 from model.slots import FreeTextSlot
 from schemas.errors import ConfigurationError
 from tests.benchmarks.bare_scorer import BareRun, Feeding, known, micro_batches, predict_all, run_bare
@@ -31,6 +31,7 @@ from tests.benchmarks.devices import (
 from tests.benchmarks.floor import Floor, batch_works, floor_of, program_passes
 from tests.benchmarks.generating import Rival, answers_of, image_batch
 from tests.benchmarks.pictures import Pixels, image_size, jpegs, read_photographs, size_of, write_files
+from tests.benchmarks.reference_scores import against_reference, check_comparable, reference_photographs
 from tests.benchmarks.split import split_seconds
 
 _PHOTOGRAPHS = 32
@@ -72,6 +73,37 @@ class ScorerPlan:
     threads: int | None = None
     generate_batches: Sequence[int] = ()
     generate_images: int = 32
+    reference_images: int = 0
+    reference_dtype: torch.dtype | None = None
+
+
+@dataclass(frozen=True)
+class _Beside:
+    """What stands beside the scorer; models are made once, after it is known what the scorer needs itself.
+
+    Attributes:
+        stock: Gives transformers' own model with the same weights.
+        reference: Gives the reference's model.
+        peer: Gives ``stock`` where the reference has another number format than the scorer.
+        reference_photos: To compare on; none = no comparison.
+    """
+
+    stock: Callable[[], Any]
+    reference: Callable[[], Any]
+    peer: Callable[[], Any]
+    reference_photos: Sequence[Pixels]
+
+    @classmethod
+    def of(cls, plan: ScorerPlan, built: Built) -> _Beside:
+        photos: Sequence[Pixels] = ()
+        if plan.reference_images:
+            photos = reference_photographs(plan.photos, plan.reference_images)
+            for template in plan.templates:
+                check_comparable(built.scorer(template, min(plan.visual_tokens)))
+        dtype = plan.reference_dtype or plan.dtype
+        stock = cache(built.stock)
+        peer = stock if dtype != plan.dtype else lambda: None
+        return cls(stock, cache(partial(built.reference, dtype)), peer, photos)
 
 
 @dataclass(frozen=True)
@@ -90,25 +122,19 @@ def measure_scorer(plan: ScorerPlan, tell: Callable[[str], None] = print) -> dic
         tell: Hears of every row as it is done: a long run may be cut off.
 
     Raises:
-        ConfigurationError: A run of fewer than two micro-batches, or there are no photographs.
+        ConfigurationError: A run of fewer than two micro-batches, there are no photographs, or the reference
+            has too few of them or a template that it cannot compare.
     """
     if plan.micro_batches < 2:
         raise ConfigurationError("--micro-batches: at least 2, as one is decoded while another is scored")
     built = Built.of(plan.shape, plan.device, plan.dtype)
     speed = _Speed(matmul_flops_per_s(plan.device, plan.dtype), copy_bytes_per_s(plan.device))
     photos = read_photographs(plan.photos, _PHOTOGRAPHS)
-    # Made once, after it is known what the scorer needs by itself.
-    stock: list[Any] = []
-
-    def rival_model() -> Any:
-        if not stock:
-            stock.append(built.stock())
-        return stock[0]
-
+    beside = _Beside.of(plan, built)
     rows = []
     for template in plan.templates:
         for tokens in plan.visual_tokens:
-            rows.append(_row(plan, built.scorer(template, tokens), tokens, photos, speed, rival_model))
+            rows.append(_row(plan, built.scorer(template, tokens), tokens, photos, speed, beside))
             tell(f"{plan.shape}: {rows[-1]}")
     return {
         "shape": plan.shape,
@@ -124,9 +150,9 @@ def measure_scorer(plan: ScorerPlan, tell: Callable[[str], None] = print) -> dic
 
 def _row(
     plan: ScorerPlan, scorer: Scorer, tokens: int, photos: Sequence[Pixels], speed: _Speed,
-    rival_model: Callable[[], Any],
+    beside: _Beside,
 ) -> dict[str, Any]:  # fmt: skip
-    feeding = _feeding(plan, scorer, tokens)
+    feeding = Feeding.full(scorer, tokens, plan.micro_batch_images, plan.token_budget, plan.threads)
     height, width = image_size(tokens)
     files = jpegs(photos, *size_of(plan.megapixels, height / width))
     count = feeding.window * plan.micro_batches
@@ -157,16 +183,14 @@ def _row(
     }
     if plan.generate_batches:
         row["generate"] = [
-            _against_generate(plan, scorer, images, feeding, size, rival_model(), row["images_per_s"])
+            _against_generate(plan, scorer, images, feeding, size, beside.stock(), row["images_per_s"])
             for size in plan.generate_batches
         ]
+    if beside.reference_photos:
+        row["reference"] = against_reference(
+            scorer, beside.reference(), beside.reference_photos, plan.megapixels, feeding, beside.peer()
+        )
     return row
-
-
-def _feeding(plan: ScorerPlan, scorer: Scorer, tokens: int) -> Feeding:
-    budget = plan.token_budget or scorer.token_budget
-    full = max(min(plan.micro_batch_images, budget // tokens), 1)
-    return Feeding(full, budget, plan.threads or default_fetch_threads(), window=full)
 
 
 @dataclass(frozen=True)

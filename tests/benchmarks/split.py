@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from model.scorer import PreparedImage, Scorer
+from model.prepared import PreparedImage
+from model.scorer import Scorer
 from tests.benchmarks.devices import synchronise
 
 PARTS = ("transfer", "vit", "prefill", "slots", "read")

@@ -20,9 +20,11 @@ def markdown(report: Report) -> str:
 def grid(titles: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A markdown table; None becomes a dash."""
     lines = [titles, ["---"] * len(titles), *rows]
-    return "\n".join(
-        "| " + " | ".join("–" if cell is None else str(cell) for cell in line) + " |" for line in lines
-    )
+    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
+
+
+def _cell(content: Any) -> str:
+    return "–" if content is None else str(content).replace("|", "\\|")
 
 
 def _scorer(figures: Report) -> str:
@@ -62,7 +64,47 @@ def _scorer(figures: Report) -> str:
             for row, found in beside
         ],
     )  # fmt: skip
-    return "\n\n".join([says, speeds, split, *([against] if beside else [])])
+    compared = [
+        (row, row["reference"], name, row["reference"][key])
+        for row in rows
+        if "reference" in row
+        for key, name in (("ours", "ours"), ("peer", "transformers"))
+        if key in row["reference"]
+    ]
+    scores = grid(
+        ("template", "visual tokens", "photographs", "reference", "standard deviation of its scores",
+         "against it", "|Δscore| median", "max", "SRCC", "decided otherwise", "without the score's digits"),
+        [
+            (row["template"], row["visual_tokens"], whole["images"], whole["dtype"], whole["score_std"],
+             f"{name}, {figures['dtype']}", found["median_delta"], found["largest_delta"], found["srcc"],
+             f"{found['decided_otherwise']:.1%}", f"{found['values_otherwise']:.1%}")
+            for row, whole, name, found in compared
+        ],
+    )  # fmt: skip
+    return "\n\n".join([says, speeds, split, *([against] if beside else []), *([scores] if compared else [])])
+
+
+def _paths(figures: Report) -> str:
+    says = (
+        f"Qwen2-VL {figures['shape']}, {figures['dtype']} on {figures['device']}, {figures['threads']} torch "
+        f"threads; micro-batches of {figures['micro_batch']} × {figures['visual_tokens']} visual tokens, "
+        f"{figures['photographs']} photographs of {figures['jpeg_megapixels']} MP; medians of "
+        f"{figures['runs']} turns. Gave: how many times longer it takes without it."
+    )
+    rows = grid(
+        ("optimisation", "instead", "timed", "with, ms", "without, ms", "predicted", "gave"),
+        [
+            (row["optimisation"], row["instead"], row["timed"], row["with_ms"], row["without_ms"],
+             row["predicted"], f"{row['ratio']} ({min(row['ratios'])}–{max(row['ratios'])})")
+            for row in figures["rows"]
+        ],
+    )  # fmt: skip
+    others = [
+        f"- {title}: {one['optimisation']} ({one['reason']})"
+        for title, key in (("Left out", "left_out"), ("FAILED", "failed"))
+        for one in figures[key]
+    ]
+    return "\n\n".join([says, rows, *(["\n".join(others)] if others else [])])
 
 
 def _preprocessing(figures: Report) -> str:
@@ -169,6 +211,7 @@ def _startup(figures: Report) -> str:
 
 _TABLES: dict[str, Callable[[Report], str]] = {
     "scorer": _scorer,
+    "paths": _paths,
     "preprocessing": _preprocessing,
     "pipeline": _pipeline,
     "training": _training,

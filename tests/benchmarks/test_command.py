@@ -24,7 +24,7 @@ def test_help_loads_neither_torch_nor_beam() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-@pytest.mark.parametrize("command", ["scorer", "spread", "training"])
+@pytest.mark.parametrize("command", ["scorer", "paths", "spread", "training"])
 def test_a_published_shape_without_a_gpu_is_refused_in_one_line(command: str, capsys) -> None:
     with pytest.raises(SystemExit) as caught:
         main([command, "--shape", "7b"])
@@ -78,3 +78,7 @@ def test_a_table_is_headed_by_where_and_when() -> None:
 
 def test_what_is_not_there_is_a_dash() -> None:
     assert grid(("a", "b"), [(None, 0)]) == "| a | b |\n| --- | --- |\n| – | 0 |"
+
+
+def test_a_bar_in_a_cell_makes_no_column() -> None:
+    assert grid(("|a|",), [("b",)]).splitlines()[0] == "| \\|a\\| |"

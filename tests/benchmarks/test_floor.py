@@ -35,10 +35,11 @@ def test_the_vision_tower_by_hand() -> None:
 
 
 def test_a_pass_of_the_language_model_by_hand() -> None:
-    # Two blocks of 2·64·(64 + 32) + 3·64·128; five columns see 10 + 1 … 10 + 5; head 64 → 512 for
-    # two of them; keys and values of 15 columns, 2 · 32 numbers in two layers, for each of three rows.
+    # Two blocks of 2·64·32 for keys and values and 2·64·64 + 3·64·128 for the rest, the second one's rest for
+    # two columns; five columns see 10 + 1 … 10 + 5, in the second block two 14 and 15; head 64 → 512 for
+    # two; keys and values of 15 columns, 2 · 32 numbers in two layers, for each of three rows.
     assert text_work(SMALL, 3, Pass(columns=5, past=10, logits=2), 2) == Work(
-        flops=3 * (2 * (5 * 73_728 + 2 * 32_768) + 4 * 64 * 2 * 65),
+        flops=3 * (2 * (5 * (8_192 + 32_768) + 2 * (32_768 + 32_768)) + 4 * 64 * (65 + 29)),
         read_bytes=2 * (73_728 + 32_768 + 3 * 2 * 32 * 2 * 15),
     )
 
@@ -61,10 +62,10 @@ def test_an_image_of_640_tokens_costs_what_the_published_shapes_say(shape: str, 
 @pytest.mark.parametrize("shape", ["toy", "7b"])
 def test_it_counts_as_the_training_step_does_but_for_masked_attention(shape: str) -> None:
     config = shape_config(shape)
-    forward = micro_batch_flops(config, 0, [256], 128, 3).forward
+    forward = micro_batch_flops(config, 0, [256], 128, 128).forward
     text = config.get_text_config()
     masked = 4 * text.hidden_size * text.num_hidden_layers * (128 * 127 // 2)
-    ours = sum(work.flops for work in batch_works(config, [64], [Pass(128, 0, 3)], 2))
+    ours = sum(work.flops for work in batch_works(config, [64], [Pass(128, 0, 128)], 2))
     assert ours == pytest.approx(forward - masked, rel=1e-9)
 
 

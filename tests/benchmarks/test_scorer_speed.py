@@ -54,6 +54,13 @@ def test_free_text_has_its_own_row_and_no_mask_to_compare_with() -> None:
     assert beside["answer_tokens"] > 60
 
 
+def test_the_reference_stands_beside_a_row() -> None:
+    (row,) = _figures(shape="tiny", generate_batches=(), visual_tokens=(4,), reference_images=3)["rows"]
+    assert row["reference"]["images"] == 3
+    assert row["reference"]["dtype"] == "float32"
+    assert row["reference"]["ours"]["largest_delta"] < 1e-4
+
+
 def test_a_run_of_one_micro_batch_is_refused(capsys) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["scorer", "--micro-batches", "1"])
@@ -69,9 +76,19 @@ def test_transformers_model_has_the_very_weights() -> None:
     assert all(theirs[name].data_ptr() == tensor.data_ptr() for name, tensor in ours.items())
 
 
+def test_random_weights_have_a_reference_and_an_adapter() -> None:
+    built = Built.of("toy", CPU, torch.float32)
+    assert next(built.reference(torch.bfloat16).parameters()).dtype == torch.bfloat16
+    assert built.host.model.dtype == torch.float32
+    layers = [module for name, module in built.unmerged().named_modules() if name.endswith("_proj")]
+    assert len(layers) == 7 * built.host.model.config.get_text_config().num_hidden_layers
+    assert all("forward" in vars(layer) for layer in layers)
+
+
 def test_the_command_prints_what_it_writes(tmp_path, capsys) -> None:
     file = tmp_path / "figures.json"
     options = ["--visual-tokens", "4", "--micro-batches", "2", "--runs", "1", "--micro-batch-images", "2"]
+    options += ["--against-reference", "--reference-images", "3"]
     assert main(["scorer", *options, "--megapixels", "0.03", "--threads", "1", "--json", str(file)]) == 0
     report = json.loads(file.read_text())
     assert report["benchmark"] == "scorer"
@@ -81,3 +98,4 @@ def test_the_command_prints_what_it_writes(tmp_path, capsys) -> None:
     assert main(["table", str(file)]) == 0
     assert capsys.readouterr().out == shown
     assert f"| {report['figures']['rows'][0]['images_per_s']} |" in shown
+    assert f"| {report['figures']['rows'][0]['reference']['ours']['largest_delta']} |" in shown

@@ -13,6 +13,7 @@ from model.fast_paths import (
     attend_by_image,
     embed_patches,
     grouped_attention,
+    quick_gelu,
     rms_norm,
     use_fast_paths,
 )
@@ -73,12 +74,27 @@ def test_neighbours_of_one_size_attended_to_together_equal_transformers_loop_ove
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
-def test_rms_norm_as_one_operation_equals_transformers_six() -> None:
+@pytest.mark.parametrize("learns", [True, False])
+def test_rms_norm_in_fewer_operations_equals_transformers_six(learns: bool) -> None:
     norm = setup().model.model.language_model.norm
     with torch.no_grad():
         norm.weight.copy_(torch.randn(64, generator=torch.Generator().manual_seed(2)))
     hidden = torch.randn(3, 5, 64, generator=torch.Generator().manual_seed(3)) * 7
-    torch.testing.assert_close(rms_norm(norm, hidden), norm(hidden), rtol=1e-5, atol=1e-6)
+    hidden[1, 2] = 0  # what epsilon is for
+    with torch.set_grad_enabled(learns):
+        torch.testing.assert_close(rms_norm(norm, hidden), norm(hidden), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("learns", [True, False])
+def test_the_activation_in_one_buffer_equals_transformers_and_leaves_its_input(learns: bool) -> None:
+    activation = setup().model.model.visual.blocks[0].mlp.act
+    hidden = torch.randn(9, 32, generator=torch.Generator().manual_seed(5), requires_grad=learns)
+    before = hidden.detach().clone()
+    with torch.set_grad_enabled(learns):
+        found = quick_gelu(activation, hidden)
+    assert torch.equal(found, activation(hidden))
+    assert torch.equal(hidden.detach(), before)
+    assert found.requires_grad == learns
 
 
 def test_switched_on_they_change_no_answer_and_forward_passes_still_work() -> None:

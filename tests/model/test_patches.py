@@ -10,10 +10,11 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from model.images import decode_image, inspect_image
 from model.patches import grid_thw, normalised_patches, patch_rows, visual_tokens
+from model.resizing import PILLOW
 from schemas.manifest import ImageRule
 from tests.odd_files import encoded, picture
 
-RULE = ImageRule(min_pixels=56 * 56, max_pixels=168 * 168)
+RULE = ImageRule(min_pixels=56 * 56, max_pixels=168 * 168, image_decoder=PILLOW)
 
 
 @pytest.mark.parametrize("size", [(28, 28), (300, 200), (200, 300), (37, 411), (168, 168), (640, 479)])

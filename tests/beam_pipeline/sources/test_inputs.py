@@ -157,5 +157,3 @@ def test_a_time_that_the_table_gave_is_kept(tmp_path: Path) -> None:
     (found,) = locate(str(path))
     given = found.__class__(image_uri=found.image_uri, event_time=NOW)
     assert describe(given, NOW.replace(year=1999)).event_time == NOW
-
-
