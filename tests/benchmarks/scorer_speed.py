@@ -259,6 +259,8 @@ def _against_generate(
     calls: dict[str, Callable[[], Any]] = {
         "slots": partial(predict_all, scorer, some, same),
         "plain": rival.plain,
+        "vision": rival.vision,
+        "our vision": rival.our_vision,
     }
     figures: dict[str, Any] = {"batch": size, "images": count, "answer_tokens": rival.answer_tokens}
     replace(rival, batches=inputs[:1]).plain()
@@ -274,6 +276,9 @@ def _against_generate(
         "masked_images_per_s": rounded(count / seconds["masked"]) if masked else None,
         "slots_images_per_s": rounded(count / seconds["slots"]),
         "ratio_same_batch": rounded(seconds["plain"] / seconds["slots"]),
+        "ratio_past_vision": rounded(
+            (seconds["plain"] - seconds["vision"]) / (seconds["slots"] - seconds["our vision"])
+        ),
         "ratio": rounded(images_per_s * seconds["plain"] / count),
     }
 

@@ -43,6 +43,7 @@ def test_rows_hold_together() -> None:
         assert beside["ratio_same_batch"] == pytest.approx(
             beside["slots_images_per_s"] / beside["images_per_s"], 1e-2
         )
+        assert beside["ratio_past_vision"] > 0
 
 
 def test_free_text_has_its_own_row_and_no_mask_to_compare_with() -> None:

@@ -86,7 +86,7 @@ def test_an_adapter_is_exported_where_its_base_is_not(artefact, tmp_path) -> Non
 
 def test_transformers_loads_merged_weights_with_the_logits_that_we_serve(artefact, tmp_path) -> None:
     export_adapter(artefact.adapter, tmp_path / "out", merge=True)
-    torch.testing.assert_close(logits(load(tmp_path / "out")), served(artefact), rtol=0, atol=1e-5)
+    torch.testing.assert_close(logits(load(tmp_path / "out")), served(artefact), rtol=0, atol=2e-5)
     words = AutoTokenizer.from_pretrained(tmp_path / "out")("Composition Score: 7.25")["input_ids"]
     assert tuple(words) == small_encoder().encode("Composition Score: 7.25")
     assert not (tmp_path / "out" / "manifest.json").exists()
