@@ -33,7 +33,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         values = np.asarray(image)
         return _from_values(image, values, _assumed_white(values))
     if not image.has_transparency_data:
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
     rgba = image.convert("RGBA")
     canvas = Image.new("RGB", image.size, (BACKGROUND,) * 3)
     canvas.paste(rgba, mask=rgba.getchannel("A"))

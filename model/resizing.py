@@ -15,10 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+if TYPE_CHECKING:
+    import torch
 
 PILLOW, TORCH = "pillow-reduced-2x/1", "torch-reduced-2x/2"
 
@@ -43,14 +47,27 @@ def _by_torch(image: Image.Image, size: tuple[int, int], box: Box | None) -> NDA
     left, upper, right, lower = box or (0, 0, *image.size)
     if (left, upper) != (0, 0):
         raise ValueError(f"the part that is shown must begin at the corner, not at {left:g}, {upper:g}")
-    # A copy: torch warns of arrays that cannot be written. np.array would take four times as long.
-    pixels = torch.from_numpy(np.asarray(image).copy())
     scale = tuple(side / span * (1 + _SLACK) for side, span in ((size[1], lower), (size[0], right)))
     resized = torch.nn.functional.interpolate(
-        pixels.permute(2, 0, 1)[None], scale_factor=scale, mode="bicubic", antialias=True
+        _pixels(image).permute(2, 0, 1)[None], scale_factor=scale, mode="bicubic", antialias=True
     )
     # Enlarged, a part of a pixel that is not shown would give rows and columns of its own.
-    return resized[0, :, : size[1], : size[0]].permute(1, 2, 0).numpy()
+    return resized[0, :3, : size[1], : size[0]].permute(1, 2, 0).numpy()
+
+
+def _pixels(image: Image.Image) -> torch.Tensor:
+    """(height, width, 3 or 4) pixel values; a fourth one is how Pillow fills a pixel up, and says nothing."""
+    import pyarrow as pa
+    import torch
+    from torch.utils.dlpack import from_dlpack
+
+    try:
+        # Pillow's own memory; it stays as long as this does.
+        values = from_dlpack(pa.array(image).values)
+    except ValueError:  # it lies in several pieces, as that of large pictures does
+        # A copy: torch warns of arrays that cannot be written. np.array would take four times as long.
+        return torch.from_numpy(np.asarray(image).copy())
+    return values.view(image.height, image.width, -1)
 
 
 RESIZES: Mapping[str, Resize] = MappingProxyType({PILLOW: _by_pillow, TORCH: _by_torch})

@@ -62,6 +62,20 @@ def test_a_photograph_differs_by_one_grey_level_in_few_values():
     assert distance.mean() < 0.01
 
 
+def test_a_large_picture_in_several_pieces_of_memory_is_resized_like_a_small_one(monkeypatch):
+    image, size = noise(500, 400), (168, 140)
+    whole = RESIZES[TORCH](image, size, None)
+    monkeypatch.setattr(type(image), "__arrow_c_array__", in_pieces)
+    assert np.array_equal(RESIZES[TORCH](image, size, None), whole)
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="blocks"):  # as Pillow says of one that is
+        Image.new("RGB", (4000, 3000)).__arrow_c_array__()
+
+
+def in_pieces(*_):
+    raise ValueError("Image is in multiple array blocks")
+
+
 @pytest.mark.parametrize("decoder", RESIZES)
 def test_a_picture_of_the_right_size_stays_as_it_is(decoder):
     image = noise(56, 84)
