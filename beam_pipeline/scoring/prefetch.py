@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import chain, islice, repeat
 from time import perf_counter
 from typing import Any
 
@@ -109,21 +110,23 @@ def windows_ahead(
 ) -> Iterator[list[Arrival]]:
     """Prepare refs window by window; while the caller works on one, the next is being prepared.
 
+    The first window is a quarter as large, and each one doubles: the caller has nothing to do before it.
+
     Yields:
-        Arrivals in the order of the refs, ``window`` at a time. So the composition of micro-batches
+        Arrivals in the order of the refs, at most ``window`` at a time. So the composition of micro-batches
         does not depend on which thread was faster, and at most two windows are in memory.
     """
-    indexed = list(enumerate(refs))
-    starts = range(0, len(indexed), window)
+    rest = iter(enumerate(refs))
+    sizes = chain((max(window // part, 1) for part in (4, 2)), repeat(window))
     ahead: list[Future[Arrival]] = []
 
-    def submit(start: int) -> list[Future[Arrival]]:
-        return [pool.submit(prepare, index, ref) for index, ref in indexed[start : start + window]]
+    def submit() -> list[Future[Arrival]]:
+        return [pool.submit(prepare, index, ref) for index, ref in islice(rest, next(sizes))]
 
     try:
-        for start in starts:
-            current = ahead or submit(start)
-            ahead = submit(start + window)
+        ahead = submit()
+        while current := ahead:
+            ahead = submit()
             yield [future.result() for future in current]
             del current
     finally:

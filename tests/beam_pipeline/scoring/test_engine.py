@@ -198,6 +198,16 @@ def test_no_more_images_than_allowed_are_between_fetching_and_the_model() -> Non
     assert most <= 10
 
 
+def test_the_first_windows_are_small_so_that_the_model_starts_early() -> None:
+    prepare = Preparer(lambda image: b"", lambda data, image: FakePrepared(ImageFacts(), 1, None))
+    refs = [ref(f"u{number}") for number in range(100)]
+    with ThreadPoolExecutor(2) as pool:
+        found = [list(arrivals) for arrivals in windows_ahead(refs, prepare, pool, 32)]
+        assert [len(arrivals) for arrivals in windows_ahead(refs[:3], prepare, pool, 1)] == [1, 1, 1]
+    assert [len(arrivals) for arrivals in found] == [8, 16, 32, 32, 12]
+    assert [arrival.ref for arrivals in found for arrival in arrivals] == refs
+
+
 def test_micro_batches_do_not_depend_on_which_thread_was_faster(tmp_path: Path) -> None:
     chunk = _write(tmp_path, [f"size {number % 13 + 1}" for number in range(40)])
     seen = set()
