@@ -88,8 +88,8 @@ def decode(data: bytes, kind: type[_R]) -> _R:
     record: _R
     try:
         record, end = _record(kind, version).read(data, 1)
-    except IndexError as error:
-        raise ValueError("an encoded record ends too early") from error
+    except (IndexError, OverflowError) as error:
+        raise ValueError("an encoded record is damaged, or ends too early") from error
     if end != len(data):
         raise ValueError(f"an encoded record has {len(data) - end} bytes too many")
     return record

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from model.resizing import RESIZES
 from model.templates import answer_templates
 from schemas.attributes import VOCABULARY
 from schemas.errors import ConfigurationError
@@ -144,6 +145,8 @@ class StageConfig(_Part):
         ]
         if self.default_template not in self.templates:
             problems.append(f"default_template {self.default_template!r} is not among templates")
+        if self.image.image_decoder not in RESIZES:
+            problems.append(f"image.image_decoder: must be one of {', '.join(RESIZES)}")
         wrong = {"stage1": 2, "stage2": 1}.get(self.stage)
         problems += [
             f"templates: {name!r} belongs to stage {wrong}"

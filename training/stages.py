@@ -22,7 +22,6 @@ from model.backbone import base_identity, load_base, load_tokenizer
 from model.compiling import compile_template
 from model.conversation import chatml_sha256
 from model.fast_paths import use_fast_paths
-from model.images import IMAGE_DECODER
 from model.score_heads import build_head
 from model.slots import ChoiceSlot, DecimalSlot
 from model.templates import SCORE, answer_template, answer_templates, templates_sha256
@@ -235,7 +234,7 @@ def adapter_manifest(
             templates_sha256=templates_sha256(names, VOCABULARY, config.score),
         ),
         score=config.score,
-        image=config.image.model_copy(update={"image_decoder": IMAGE_DECODER}),
+        image=config.image,
         training=Training(
             stage=config.stage,
             initialised_from="base" if start is None else start.revision,

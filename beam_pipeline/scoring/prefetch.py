@@ -110,7 +110,7 @@ def windows_ahead(
 ) -> Iterator[list[Arrival]]:
     """Prepare refs window by window; while the caller works on one, the next is being prepared.
 
-    The first window is a quarter as large, and each one doubles: the caller has nothing to do before it.
+    The first window is a quarter as large, and the second half: the caller waits for the first.
 
     Yields:
         Arrivals in the order of the refs, at most ``window`` at a time. So the composition of micro-batches

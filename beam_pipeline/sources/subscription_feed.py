@@ -141,12 +141,14 @@ class SubscriptionFeed:
         What lasts is kept for who waits for arrivals, behind all that has arrived.
         """
         from google.api_core import exceptions
-        from google.auth.exceptions import GoogleAuthError
+        from google.auth.exceptions import GoogleAuthError, TransportError
 
         try:
             yield
         except (
+            TransportError,
             exceptions.Aborted,
+            exceptions.Cancelled,
             exceptions.GatewayTimeout,
             exceptions.InternalServerError,
             exceptions.RetryError,
@@ -154,13 +156,20 @@ class SubscriptionFeed:
             exceptions.TooManyRequests,
             exceptions.Unknown,
         ) as error:
+            refused = _refused_credentials(self._client, error)
+            if refused is not None:
+                self._lost(refused)
+                return
             _LOGGER.warning("%s: %s; tried again", self._subscription, getattr(error, "message", error))
             self._stop.wait(_PULL_S)
         except (exceptions.GoogleAPICallError, GoogleAuthError) as error:
-            reason = getattr(error, "message", None) or error
-            self._trouble = self._trouble or StreamLostError(
-                f"--subscription {self._subscription}: can no longer be read: {reason}"
-            )
+            self._lost(error)
+
+    def _lost(self, error: Exception) -> None:
+        reason = getattr(error, "message", None) or error
+        self._trouble = self._trouble or StreamLostError(
+            f"--subscription {self._subscription}: can no longer be read: {reason}"
+        )
 
     def _pull(self, most: int) -> None:
         from google.api_core.exceptions import DeadlineExceeded
@@ -261,6 +270,22 @@ def subscription_problem(subscription: str) -> str | None:
         return error.reasons[0]
     except (GoogleAPICallError, RetryError) as error:
         return f"--subscription {subscription}: {getattr(error, 'message', None) or error}"
+
+
+def _refused_credentials(client: Any, error: Exception) -> Exception | None:
+    """Ask the credentials themselves: gRPC tells of refused ones as of a server that is away."""
+    from google.auth.exceptions import GoogleAuthError, RefreshError
+    from google.auth.transport.requests import Request
+
+    if "from plugin failed" not in str(error):
+        return None
+    try:
+        client.transport._credentials.refresh(Request())
+    except RefreshError as refused:
+        return None if refused.retryable else refused
+    except GoogleAuthError:
+        return None
+    return None
 
 
 def _topic_problem(client: Any, subscription: str) -> str | None:

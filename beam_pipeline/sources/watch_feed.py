@@ -49,6 +49,8 @@ class WatchFeed:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._pattern = pattern
+        # Now: without it, a name with brackets in it would later look like a pattern.
+        self._folder = None if is_remote(pattern) else watched_folder(pattern)
         self._every_s = every_s
         # Hashes: a place may hold millions of images.
         self._known = {hash(key) for key in known}
@@ -101,7 +103,9 @@ class WatchFeed:
     def _list(self) -> None:
         self._young = []
         try:
-            _check_folder(self._pattern)
+            if self._folder is not None:
+                # To a pattern a folder that is gone, or may not be read, looks like an empty one.
+                os.scandir(self._folder).close()
             for found in locate(self._pattern):
                 self._take(found, describe(found, self._now()))
             self._refused_since = None
@@ -142,12 +146,6 @@ def watched_folder(pattern: str) -> str:
     path = local_path(pattern)
     beginning, *wild = WILD.split(path, maxsplit=1)
     return (os.path.dirname(beginning) or ".") if wild and not os.path.exists(path) else path
-
-
-def _check_folder(pattern: str) -> None:
-    # To a pattern a folder that is gone, or may not be read, looks like an empty one.
-    if not is_remote(pattern):
-        os.scandir(watched_folder(pattern)).close()
 
 
 def _is_young(ref: ImageRef, now: datetime) -> bool:

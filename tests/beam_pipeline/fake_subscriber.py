@@ -22,6 +22,7 @@ class FakeSubscriber:
     Attributes:
         trouble: Raised by every request.
         topic: Of the subscription.
+        transport: Holds the credentials, as a client's does.
     """
 
     waiting: deque[Any] = field(default_factory=deque)
@@ -29,6 +30,7 @@ class FakeSubscriber:
     deadlines: list[tuple[str, int]] = field(default_factory=list)
     trouble: Exception | None = None
     topic: str = "projects/project/topics/photos"
+    transport: Any = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def put(self, ack_id: str, name: str = "a.jpg", generation: int = 1, **changed: str) -> None:

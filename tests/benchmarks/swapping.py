@@ -40,8 +40,10 @@ def swapped(thing: Any, name: str, value: object) -> Iterator[None]:
 @contextmanager
 def class_forward(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Give modules the ``forward`` of their class back, which is transformers' own."""
-    own = {module: vars(module).pop("forward") for module in modules}
+    own = {module: vars(module)["forward"] for module in modules}
     try:
+        for module in own:
+            del module.forward
         yield
     finally:
         for module, forward in own.items():
@@ -52,8 +54,8 @@ def class_forward(modules: Iterable[nn.Module]) -> Iterator[None]:
 def linears(tower: nn.Module, modules: dict[str, nn.Module]) -> Iterator[None]:
     """Let submodules be others, by name."""
     own = {name: tower.get_submodule(name) for name in modules}
-    _place(tower, modules)
     try:
+        _place(tower, modules)
         yield
     finally:
         _place(tower, own)

@@ -72,6 +72,26 @@ def test_a_large_picture_in_several_pieces_of_memory_is_resized_like_a_small_one
         Image.new("RGB", (4000, 3000)).__arrow_c_array__()
 
 
+def test_padded_lines_are_not_taken_for_pixels():
+    image, size = noise(403, 300), (168, 140)
+    expected = RESIZES[TORCH](image, size, None)
+    Image.core.set_alignment(64)
+    try:
+        padded = image.copy()
+        assert np.array_equal(RESIZES[TORCH](padded, size, None), expected)
+    finally:
+        Image.core.set_alignment(1)
+
+
+def test_running_out_of_memory_is_told_as_such(monkeypatch):
+    def fails(*_, **__):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr("torch.nn.functional.interpolate", fails)
+    with pytest.raises(MemoryError):
+        RESIZES[TORCH](noise(56, 56), (28, 28), None)
+
+
 def in_pieces(*_):
     raise ValueError("Image is in multiple array blocks")
 

@@ -67,6 +67,11 @@ def test_lengths_that_contradict_each_other_are_refused(changes, reason) -> None
         ("demo_stage2", {"initialise": "random"}, "an adapter cannot teach random weights"),
         ("scratch", {"vision": "frozen"}, "would never learn to see"),
         ("demo_stage2", {"stop_after": 3}, "validate_every must say how often"),
+        (
+            "demo_stage2",
+            {"image": {"min_pixels": 784, "max_pixels": 784, "image_decoder": "another/9"}},
+            "image.image_decoder: must be one of pillow-reduced-2x/1, torch-reduced-2x/2",
+        ),
     ],
 )
 def test_combinations_without_sense_are_refused(name, changes, reason) -> None:

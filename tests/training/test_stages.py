@@ -9,6 +9,7 @@ from transformers import Qwen2VLForConditionalGeneration
 
 from model.adapters import check_adapter, read_manifest, save_adapter
 from model.backbone import base_identity, load_base, load_tokenizer
+from model.resizing import RESIZES
 from model.scorer import Scorer
 from model.tokens import IMAGE_PAD, TextEncoder
 from schemas.errors import ConfigurationError
@@ -171,6 +172,13 @@ def test_the_fingerprint_follows_configuration_pixels_and_labels() -> None:
     }
     assert len(prints) == 5
     assert fingerprint(config, IMAGES) == fingerprint(toy_config("stage1"), toy_images())
+
+
+@pytest.mark.parametrize("decoder", RESIZES)
+def test_the_manifest_names_the_image_decoder_that_training_used(base: Path, decoder: str) -> None:
+    config = toy_config("stage2")
+    config = config.model_copy(update={"image": config.image.model_copy(update={"image_decoder": decoder})})
+    assert adapter_manifest(config, base, IMAGES, WORDS).image == config.image
 
 
 def test_a_base_has_no_manifest(base: Path) -> None:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 pytest.importorskip("google.api_core")
-from google.api_core.exceptions import InternalServerError, NotFound, PermissionDenied, Unauthenticated
-from google.auth.exceptions import RefreshError
+from google.api_core.exceptions import (
+    InternalServerError,
+    NotFound,
+    PermissionDenied,
+    ServiceUnavailable,
+    Unauthenticated,
+)
+from google.auth.exceptions import RefreshError, TransportError
 
 from beam_pipeline.sources import subscription_feed
 from beam_pipeline.sources.live import StreamLostError
@@ -150,7 +157,6 @@ def test_what_is_not_settled_is_given_back_at_the_end(server: FakeSubscriber) ->
         NotFound("there is no such subscription"),
         PermissionDenied("not yours"),
         Unauthenticated("who are you"),
-        RefreshError("the key was deleted"),
     ],
 )
 def test_what_lasts_is_told_in_a_sentence_to_who_waits_as_often_as_asked(
@@ -164,6 +170,39 @@ def test_what_lasts_is_told_in_a_sentence_to_who_waits_as_often_as_asked(
             feed.arrived(1, 0.0)
         reason = getattr(trouble, "message", None) or str(trouble)
         assert str(caught.value) == f"--subscription {NAME}: can no longer be read: {reason}"
+    feed.close()
+
+
+@pytest.mark.parametrize(
+    ("said", "ends"),
+    [
+        (RefreshError("the key was deleted"), True),
+        (RefreshError("busy", retryable=True), False),
+        (TransportError("no route to the token server"), False),
+        (None, False),
+    ],
+)
+def test_refused_credentials_end_a_stream_although_grpc_calls_them_unavailable(
+    server: FakeSubscriber, monkeypatch: pytest.MonkeyPatch, said: Exception | None, ends: bool
+) -> None:
+    asked = []
+
+    def refresh(request: object) -> None:
+        asked.append(request)
+        if said is not None:
+            raise said
+
+    monkeypatch.setattr(subscription_feed, "_PULL_S", 0.01)
+    server.transport = SimpleNamespace(_credentials=SimpleNamespace(refresh=refresh))
+    server.trouble = ServiceUnavailable("Getting metadata from plugin failed with error: invalid_grant")
+    feed = make(server)
+    until(lambda: len(asked) > 2 or not feed._thread.is_alive())
+    if ends:
+        with pytest.raises(StreamLostError, match="the key was deleted"):
+            feed.arrived(1, 0.0)
+    else:
+        assert feed._thread.is_alive()
+        assert feed.arrived(1, 0.0) == []
     feed.close()
 
 

@@ -155,6 +155,19 @@ def test_a_folder_that_is_gone_for_half_a_minute_is_lost(
             world.next(feed)
 
 
+def test_a_folder_with_brackets_in_its_name_is_no_pattern_once_it_is_gone(tmp_path: Path) -> None:
+    folder = tmp_path / "in[1]"
+    folder.mkdir()
+    world = _World()
+    feed = world.feed(folder)
+    assert world.next(feed) == []
+    folder.rmdir()
+    for _ in range(3):
+        assert world.next(feed) == []
+    with pytest.raises(StreamLostError, match="can no longer be listed"):
+        world.next(feed)
+
+
 def test_a_folder_that_is_swapped_for_another_is_not_lost(tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     photos.mkdir()
