@@ -21,6 +21,7 @@ from tests.benchmarks.pictures import jpegs, read_photographs, write_files
 _ROOT = Path(__file__).parents[2]
 _MIB = 2**20
 _LEAST_IMAGES = 10_000
+_MOST_JOBS = 10
 
 
 def measure_scale(
@@ -28,8 +29,8 @@ def measure_scale(
 ) -> dict[str, Any]:
     """Run jobs of growing size, in turns.
 
-    A small size has more jobs in each process, until they come to 10,000 images: their difference to a job
-    over one image would drown in what the machine does besides.
+    A small size has more jobs in each process, up to ten, until they come to 10,000 images: their difference
+    to a job over one image would drown in what the machine does besides.
 
     Args:
         sizes: Images of each.
@@ -43,7 +44,7 @@ def measure_scale(
         told: dict[int, list[dict[str, Any]]] = {size: [] for size in sizes}
         for run in range(runs):
             for size, found in told.items():
-                times = max(_LEAST_IMAGES // size, 1)
+                times = min(max(_LEAST_IMAGES // size, 1), _MOST_JOBS)
                 found.append(run_jobs(Path(folder, f"{size}-{run}"), pictures, size, options, times))
         profile = None
         if profiled is not None:
