@@ -23,6 +23,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, Union, get_args,
 
 from apache_beam import coders
 
+from beam_pipeline.scoring.turns import Turn
 from schemas.errors import ConfigurationError
 from schemas.records import Chunk, ImageRef, ScoredChunk
 
@@ -138,6 +139,30 @@ class ChunkCoder(RecordCoder):
         return _estimated(value.refs)
 
 
+class TurnCoder(coders.Coder):
+    """Of turns: within one worker, where only their size is asked for. Elsewhere nothing follows."""
+
+    def encode(self, value: Any) -> bytes:
+        """Encode the chunk."""
+        return encode(value.chunk)
+
+    def decode(self, encoded: bytes) -> Any:
+        """Decode the chunk."""
+        return Turn(decode(encoded, Chunk))
+
+    def is_deterministic(self) -> bool:
+        """Equal chunks give equal bytes."""
+        return True
+
+    def estimate_size(self, value: Any) -> int:
+        """Say about how many bytes a turn takes."""
+        return _estimated(value.chunk.refs)
+
+    def to_type_hint(self) -> type:
+        """Of what it is the coder."""
+        return Turn
+
+
 class ScoredChunkCoder(RecordCoder):
     """Of scored chunks: never shuffled, but a runner may write them down between scoring and writing."""
 
@@ -152,6 +177,7 @@ def register_coders() -> None:
     """Make Beam take these coders wherever a type hint names one of the records."""
     for coder in (ImageRefCoder, ChunkCoder, ScoredChunkCoder):
         coders.registry.register_coder(coder.record, coder)
+    coders.registry.register_coder(Turn, TurnCoder)
 
 
 def _estimated(records: Sequence[Any]) -> int:

@@ -10,6 +10,9 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import RunInference
+from apache_beam.transforms.window import BoundedWindow
+from apache_beam.utils.timestamp import Timestamp
+from apache_beam.utils.windowed_value import WindowedValue
 
 from beam_pipeline.coders import decode, encode, register_coders
 from beam_pipeline.job import Job
@@ -18,6 +21,7 @@ from beam_pipeline.output.scored import scored_keys
 from beam_pipeline.output.sink import write_chunk
 from beam_pipeline.progress import tally_of
 from beam_pipeline.scoring.handler import NAMESPACE, ChunkHandler, rescue
+from beam_pipeline.scoring.turns import Turn
 from beam_pipeline.sources.chunks import (
     Parcel,
     Shard,
@@ -180,11 +184,10 @@ class ScoreChunks(beam.PTransform):
         handler = ChunkHandler(job.factory, job.engine_settings(), job.options.run_id)
         # Of all errors only this one may become rows: anything else must stop the job or the process.
         inference = RunInference(handler.with_no_batching()).with_exception_handling(exc_class=InferenceError)
-        scored, dropped = (
-            chunks
-            | "AsBatch" >> beam.Map(_as_batch).with_output_types(list[Chunk])
-            | "RunInference" >> inference
-        )
+        # In a stream a chunk would wait for the next one until its bundle ends.
+        in_turn = beam.ParDo(_InTurn()) if chunks.is_bounded else beam.Map(_as_batch)
+        batches = chunks | "InTurn" >> in_turn.with_output_types(list[Turn])
+        scored, dropped = batches | "RunInference" >> inference
         # RunInference gives no type; without one Beam would pickle where a runner writes this down.
         scored.element_type = ScoredChunk
         rescued = dropped.failed_inferences | "Rescue" >> beam.FlatMap(
@@ -275,11 +278,35 @@ def _chunks_of(shard: tuple[Shard, Iterable[Parcel]], chunk_size: int) -> list[C
     return cut_chunks((ref for parcel in shard[1] for ref in refs_of(parcel)), chunk_size)
 
 
-def _as_batch(chunk: Chunk) -> list[Chunk]:
-    return [chunk]
+class _InTurn(beam.DoFn):
+    """Chunks → batches of one; each is held until the next is known, so that this can be begun in time."""
+
+    def start_bundle(self) -> None:
+        self._held: WindowedValue | None = None
+
+    def process(
+        self,
+        chunk: Chunk,
+        timestamp: Timestamp = beam.DoFn.TimestampParam,
+        window: BoundedWindow = beam.DoFn.WindowParam,
+    ) -> Iterator[WindowedValue]:
+        turn = Turn(chunk)
+        held, self._held = self._held, WindowedValue([turn], timestamp, (window,))
+        if held is not None:
+            held.value[0].following = turn
+            yield held
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        held, self._held = self._held, None
+        if held is not None:
+            yield held
+
+
+def _as_batch(chunk: Chunk) -> list[Turn]:
+    return [Turn(chunk)]
 
 
 def _rescued(dropped: Any, adapter: Any, run_id: str) -> Iterator[ScoredChunk]:
     batch, (_, message, _) = dropped
-    for chunk in batch:
-        yield rescue(chunk, message, adapter, run_id)
+    for turn in batch:
+        yield rescue(turn.chunk, message, adapter, run_id)

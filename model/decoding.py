@@ -37,7 +37,7 @@ from model.decoder_layer import Wanted
 from model.fast_paths import additive_mask, has_fast_paths
 from model.graphs import RecordedSteps, Recorder
 from model.layout import StepLayout
-from model.packed_vision import embed_images, pack
+from model.packed_vision import embed_images
 from model.ragged import ImageBatch, ragged_columns
 from model.rows import Rows, first_rows
 from model.slots import DecimalSlot, Ending, FreeTextSlot, ReadoutSlot, SlotProgram
@@ -139,7 +139,7 @@ class SlotDecoder:
     def _embed_images(self, images: ImageBatch) -> torch.Tensor:
         visual = self.model.model.visual
         if has_fast_paths(self.model):
-            return embed_images(visual, images.patches, pack(images.grids, self._merge, self.device))
+            return embed_images(visual, images.patches, images.grids)
         grids = torch.tensor([[1, h, w] for h, w in images.grids], device=self.device)
         return visual(images.pixel_values().to(visual.get_dtype()), grid_thw=grids).pooler_output
 

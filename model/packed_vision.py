@@ -2,12 +2,13 @@
 
 transformers' tower asks the device for the sizes of images, and attends in a loop over them. Here sizes come
 from the host, which knows them, and attention inside images is one call: a kernel for packed sequences on
-CUDA, elsewhere one call for all neighbours of one size.
+CUDA, elsewhere one call for all neighbours of one size. On a CPU few images go at a time: what they need
+stays in its cache, and below the size from which allocators map memory anew each time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby
 from typing import Any
@@ -17,6 +18,9 @@ from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 
 from model.sending import send
+
+_CPU_BYTES = 5_000_000
+"""Of the widest tensor in the vision tower, on a CPU; measured, and flat about there."""
 
 
 @dataclass(frozen=True)
@@ -134,17 +138,48 @@ def rotate(states: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> to
     return rotated
 
 
-def embed_images(visual: Any, patches: torch.Tensor, packing: Packing) -> torch.Tensor:
+def embed_images(visual: Any, patches: torch.Tensor, grids: Sequence[tuple[int, int]]) -> torch.Tensor:
     """Merged visual tokens of all images; nothing waits for the device.
 
     Args:
         visual: The vision tower, with the fast paths.
         patches: (Σ patches, 588) uint8 pixel values.
-        packing: Of these images.
+        grids: (height, width) of every image in patches.
 
     Returns:
         (Σ merged tokens, hidden size of the language model).
     """
+    found = []
+    for part in _parts(grids, _most_patches(visual, patches)):
+        packing = pack(part, visual.spatial_merge_size, patches.device)
+        count = sum(packing.lengths)
+        found.append(_embed(visual, patches[:count], packing))
+        patches = patches[count:]
+    return found[0] if len(found) == 1 else torch.cat(found)
+
+
+def _most_patches(visual: Any, patches: torch.Tensor) -> int:
+    """Patches that go through the tower together; one image may have more."""
+    if patches.device.type != "cpu":
+        return len(patches)
+    config = visual.config
+    widest = max(patches.shape[1], config.embed_dim * max(3, config.mlp_ratio))
+    return int(_CPU_BYTES // (widest * visual.dtype.itemsize))
+
+
+def _parts(grids: Sequence[tuple[int, int]], most_patches: int) -> Iterator[list[tuple[int, int]]]:
+    part: list[tuple[int, int]] = []
+    patches = 0
+    for height, width in grids:
+        if part and patches + height * width > most_patches:
+            yield part
+            part, patches = [], 0
+        part.append((height, width))
+        patches += height * width
+    yield part
+
+
+def _embed(visual: Any, patches: torch.Tensor, packing: Packing) -> torch.Tensor:
     found: torch.Tensor = visual(
         patches,
         # The tower takes what it would have asked the device for from whoever knows it.

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -21,9 +21,10 @@ from beam_pipeline.scoring.gates import ByteGate
 from beam_pipeline.scoring.heap import return_large_blocks
 from beam_pipeline.scoring.lanes import Lane, Running, Waiting, device_thread
 from beam_pipeline.scoring.observers import Observer
-from beam_pipeline.scoring.prefetch import Arrival, Preparer, alone, windows_ahead
+from beam_pipeline.scoring.prefetch import Arrival, Preparer, WindowsAhead, alone
 from beam_pipeline.scoring.scorers import AdapterFollower, Challenger, PreparedImage, Scorer, ScorerFactory
 from beam_pipeline.scoring.switching import ServingLane
+from beam_pipeline.scoring.turns import Turn
 from beam_pipeline.sources.sidecars import sidecar_context
 from beam_pipeline.stores.storage import read_image
 from schemas.errors import ConfigurationError
@@ -84,6 +85,7 @@ class _Work:
     """One chunk on its way through the engine, with one adapter as champion from end to end."""
 
     refs: Sequence[ImageRef]
+    windows: WindowsAhead
     run_id: str
     observer: Observer
     champion: Lane
@@ -138,12 +140,18 @@ class Engine:
         self._files, self._pictures = (ByteGate(settings.in_flight_bytes) for _ in range(2))
         # Beam's threads bring a chunk each; one is scored while the next is fetched, the others hold refs.
         self._chunks_in_work = threading.BoundedSemaphore(_CHUNKS_IN_WORK)
+        self._callers = 0
+        self._callers_lock = threading.Lock()
 
     def score_chunk(self, chunk: Chunk, run_id: str, observer: Observer) -> ScoredChunk:
-        """Score a chunk.
+        """Score a chunk of which nobody knows what comes next; see ``score``."""
+        return self.score(Turn(chunk), run_id, observer)
+
+    def score(self, turn: Turn, run_id: str, observer: Observer) -> ScoredChunk:
+        """Score a chunk, and begin to prepare the one after it where the model would have to wait for that.
 
         Args:
-            chunk: Refs.
+            turn: Refs, and what comes after them.
             run_id: Stamped on every row.
             observer: Hears of every image and micro-batch.
 
@@ -156,19 +164,43 @@ class Engine:
             Exception: The device is lost; the process must be restarted.
         """
         self._serving.follow(observer)
-        with self._chunks_in_work, self._serving.bound() as champion:
-            return self._score_refs(_Work(chunk.refs, run_id, observer, champion))
+        with self._calling(), self._chunks_in_work, self._serving.bound() as champion:
+            windows = self._taken_up(turn, champion)
+            work = _Work(turn.chunk.refs, windows, run_id, observer, champion)
+            return self._score_refs(work, partial(self._begin_following, turn, champion))
 
-    def _score_refs(self, work: _Work) -> ScoredChunk:
+    @contextmanager
+    def _calling(self) -> Iterator[None]:
+        with self._callers_lock:
+            self._callers += 1
+        try:
+            yield
+        finally:
+            with self._callers_lock:
+                self._callers -= 1
+
+    def _taken_up(self, turn: Turn, champion: Lane) -> WindowsAhead:
+        begun, turn.begun = turn.begun, None
+        # Another adapter may have taken over since: its pixels may be others.
+        return begun[1] if begun is not None and begun[0] is champion else self._windows(turn.chunk, champion)
+
+    def _begin_following(self, turn: Turn, champion: Lane) -> None:
+        # Where several threads bring chunks, the next one is being prepared anyway.
+        if turn.following is not None and self._callers == 1:
+            windows = self._windows(turn.following.chunk, champion)
+            windows.begin()
+            turn.following.begun = (champion, windows)
+
+    def _windows(self, chunk: Chunk, champion: Lane) -> WindowsAhead:
+        prepare = Preparer(self._fetch, partial(self._prepare, champion.scorer), self._context_of, self._room)
+        return WindowsAhead(chunk.refs, prepare, self._pool, max(self._settings.prefetch_images // 2, 1))
+
+    def _score_refs(self, work: _Work, then: Callable[[], None]) -> ScoredChunk:
         refs = work.refs
-        prepare = Preparer(
-            self._fetch, partial(self._prepare, work.champion.scorer), self._context_of, self._room
-        )
         waiting = {lane: list[Waiting]() for lane in (work.champion, self._challenger_lane) if lane}
         left = len(refs)
-        window = max(self._settings.prefetch_images // 2, 1)
         try:
-            for arrivals in windows_ahead(refs, prepare, self._pool, window):
+            for arrivals in work.windows.arrivals(then):
                 left -= len(arrivals)
                 self._admit(arrivals, work, waiting)
                 # Pixels live in the arrivals: drop this hold on them before the next window is decoded.

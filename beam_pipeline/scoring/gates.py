@@ -41,10 +41,12 @@ class ByteGate:
                 self._give_back(size)
 
     def _enter(self, size: int) -> None:
-        turn = threading.Event()
         with self._lock:
+            if not self._waiting and self._fits(size):
+                self._take(size)
+                return
+            turn = threading.Event()
             self._waiting.append((size, turn))
-            self._let_in()
         try:
             turn.wait()
         except BaseException:  # an interrupt: whoever stops waiting must not be let in later
@@ -65,9 +67,15 @@ class ByteGate:
         # Only ever the first one: a small one that overtook would let a large one wait for good.
         while self._waiting:
             size, turn = self._waiting[0]
-            if self._holders and self._held + size > self._limit:
+            if not self._fits(size):
                 return
             self._waiting.popleft()
-            self._held += size
-            self._holders += 1
+            self._take(size)
             turn.set()
+
+    def _fits(self, size: int) -> bool:
+        return not self._holders or self._held + size <= self._limit
+
+    def _take(self, size: int) -> None:
+        self._held += size
+        self._holders += 1

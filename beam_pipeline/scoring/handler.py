@@ -19,6 +19,7 @@ from beam_pipeline.scoring.failures import (
     listing_failure,
 )
 from beam_pipeline.scoring.scorers import ScorerFactory
+from beam_pipeline.scoring.turns import Turn
 from schemas.errors import ConfigurationError, InferenceError
 from schemas.records import Chunk, Outcome, ScoredChunk, ScoringFailure
 
@@ -37,14 +38,18 @@ class BeamObserver:
 
     def __init__(self, run_id: str) -> None:
         self._tally = tally_of(run_id)
+        # Those of every image are made once a chunk: Beam takes longer to make one than to count.
+        self._fetch_ms = Metrics.distribution(NAMESPACE, "fetch_ms")
+        self._decode_ms = Metrics.distribution(NAMESPACE, "decode_ms")
+        self._scored = Metrics.counter(NAMESPACE, "images_scored")
 
     def fetched(self, milliseconds: float) -> None:
         """One image was read."""
-        Metrics.distribution(NAMESPACE, "fetch_ms").update(round(milliseconds))
+        self._fetch_ms.update(round(milliseconds))
 
     def decoded(self, milliseconds: float) -> None:
         """One image was decoded."""
-        Metrics.distribution(NAMESPACE, "decode_ms").update(round(milliseconds))
+        self._decode_ms.update(round(milliseconds))
 
     def predicted(self, images: int, visual_tokens: int, milliseconds: float) -> None:
         """One micro-batch was scored."""
@@ -54,10 +59,11 @@ class BeamObserver:
 
     def finished(self, outcome: Outcome) -> None:
         """One ref has its outcome."""
-        failed = isinstance(outcome, ScoringFailure)
-        name = f"failures_{outcome.stage}" if isinstance(outcome, ScoringFailure) else "images_scored"
-        Metrics.counter(NAMESPACE, name).inc()
-        self._tally.add(failed=failed)
+        if isinstance(outcome, ScoringFailure):
+            Metrics.counter(NAMESPACE, f"failures_{outcome.stage}").inc()
+        else:
+            self._scored.inc()
+        self._tally.add(failed=isinstance(outcome, ScoringFailure))
 
     def challenged(self, outcome: Outcome) -> None:
         """The challenger, too, came to an outcome for one ref."""
@@ -73,7 +79,7 @@ class BeamObserver:
         Metrics.counter(NAMESPACE, "adapter_switches_failed").inc()
 
 
-class ChunkHandler(ModelHandler[Chunk, ScoredChunk, Engine]):
+class ChunkHandler(ModelHandler[Turn, ScoredChunk, Engine]):
     """Scores chunks with the engine that is pinned in this process.
 
     Args:
@@ -93,7 +99,7 @@ class ChunkHandler(ModelHandler[Chunk, ScoredChunk, Engine]):
         return pinned_engine(self._factory, self._settings)
 
     def run_inference(
-        self, batch: Sequence[Chunk], model: Engine, inference_args: dict[str, Any] | None = None
+        self, batch: Sequence[Turn], model: Engine, inference_args: dict[str, Any] | None = None
     ) -> list[ScoredChunk]:
         """Score chunks; every ref becomes one outcome.
 
@@ -104,7 +110,7 @@ class ChunkHandler(ModelHandler[Chunk, ScoredChunk, Engine]):
             Exception: The device is lost: the runner must restart the process.
         """
         try:
-            return [model.score_chunk(chunk, self._run_id, BeamObserver(self._run_id)) for chunk in batch]
+            return [model.score(turn, self._run_id, BeamObserver(self._run_id)) for turn in batch]
         except ConfigurationError:
             raise
         except Exception as error:
@@ -112,9 +118,9 @@ class ChunkHandler(ModelHandler[Chunk, ScoredChunk, Engine]):
                 raise
             raise InferenceError(f"{type(error).__name__}: {error}") from error
 
-    def get_num_bytes(self, batch: Sequence[Chunk]) -> int:
+    def get_num_bytes(self, batch: Sequence[Turn]) -> int:
         """Size of the chunks' images as listed (Beam would pickle the chunk to measure it)."""
-        return sum(ref.size_bytes or 0 for chunk in batch for ref in chunk.refs)
+        return sum(ref.size_bytes or 0 for turn in batch for ref in turn.chunk.refs)
 
     def get_metrics_namespace(self) -> str:
         """Where RunInference's own metrics go: beside ours."""

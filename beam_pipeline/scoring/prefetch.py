@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
@@ -84,7 +85,9 @@ class Preparer:
         start = perf_counter()
         try:
             data = self.fetch(ref)
-            ref = replace(ref, context=self.context_of(ref))
+            context = self.context_of(ref)
+            if context != ref.context:
+                ref = replace(ref, context=context)
         except Exception as error:  # whatever is wrong with one image must not cost its neighbours
             return Arrival(index, ref, error=alone(error), stage="fetch")
         fetched = perf_counter()
@@ -105,30 +108,59 @@ class Preparer:
         )
 
 
-def windows_ahead(
-    refs: Sequence[ImageRef], prepare: Preparer, pool: ThreadPoolExecutor, window: int
-) -> Iterator[list[Arrival]]:
-    """Prepare refs window by window; while the caller works on one, the next is being prepared.
+class WindowsAhead:
+    """Refs that are prepared window by window; while the caller works on one, the next is being prepared.
 
-    The first window is a quarter as large, and the second half: the caller waits for the first.
+    The first window is a quarter as large, and the second half: the caller waits for the first. At most two
+    windows are in memory.
 
-    Yields:
-        Arrivals in the order of the refs, at most ``window`` at a time. So the composition of micro-batches
-        does not depend on which thread was faster, and at most two windows are in memory.
+    Args:
+        refs: Of a chunk.
+        prepare: Makes an arrival of each.
+        pool: Where it runs.
+        window: Most refs of a window.
     """
-    rest = iter(enumerate(refs))
-    sizes = chain((max(window // part, 1) for part in (4, 2)), repeat(window))
-    ahead: list[Future[Arrival]] = []
 
-    def submit() -> list[Future[Arrival]]:
-        return [pool.submit(prepare, index, ref) for index, ref in islice(rest, next(sizes))]
+    def __init__(
+        self, refs: Sequence[ImageRef], prepare: Preparer, pool: ThreadPoolExecutor, window: int
+    ) -> None:
+        self._rest = iter(enumerate(refs))
+        self._sizes = chain((max(window // part, 1) for part in (4, 2)), repeat(window))
+        self._prepare = prepare
+        self._pool = pool
+        self._ahead: deque[list[Future[Arrival]]] = deque()
 
-    try:
-        ahead = submit()
-        while current := ahead:
-            ahead = submit()
-            yield [future.result() for future in current]
-            del current
-    finally:
-        for future in ahead:
-            future.cancel()
+    def begin(self) -> None:
+        """Have the first two windows prepared. Once, before they are asked for; ``arrivals`` does it, too."""
+        self._submit()
+        self._submit()
+
+    def arrivals(self, then: Callable[[], None]) -> Iterator[list[Arrival]]:
+        """Give the windows, once.
+
+        Args:
+            then: Is called when all refs are on their way, so that what comes after them can follow.
+
+        Yields:
+            Arrivals in the order of the refs, at most ``window`` at a time. So the composition of
+            micro-batches does not depend on which thread was faster.
+        """
+        try:
+            if not self._ahead:
+                self.begin()
+            while self._ahead:
+                current = self._ahead.popleft()
+                if not self._ahead and not self._submit():
+                    then()
+                yield [future.result() for future in current]
+                del current
+        finally:
+            for future in chain.from_iterable(self._ahead):
+                future.cancel()
+
+    def _submit(self) -> bool:
+        refs = islice(self._rest, next(self._sizes))
+        window = [self._pool.submit(self._prepare, index, ref) for index, ref in refs]
+        if window:
+            self._ahead.append(window)
+        return bool(window)

@@ -104,10 +104,15 @@ def _read(ref: ImageRef, max_file_bytes: int) -> bytes:
     if is_gs(uri):
         return gcs.read(uri, ref.image_generation, max_file_bytes)
     with open_binary(uri) as file:
-        data = file.read(max_file_bytes + 1)
-        if not is_remote(uri):
-            # Afterwards: it may be overwritten while it is read, and half of each version is neither.
-            _check_version(ref, os.fstat(file.fileno()).st_mtime_ns)
+        if is_remote(uri):
+            return file.read(max_file_bytes + 1)
+        # Room for as much as the file has, not for the limit, unless it does not say, as a pipe.
+        has = os.fstat(file.fileno()).st_size or max_file_bytes
+        data = file.read(min(has, max_file_bytes) + 1)
+        if len(data) > has:  # it has grown since
+            data += file.read(max_file_bytes + 1 - len(data))
+        # Afterwards: it may be overwritten while it is read, and half of each version is neither.
+        _check_version(ref, os.fstat(file.fileno()).st_mtime_ns)
         return data
 
 

@@ -112,15 +112,15 @@ def test_chunks_that_fail_at_random_become_failures_and_a_retry_scores_them(
 ) -> None:
     photos, output = tmp_path / "photos", tmp_path / "out"
     write_photos(photos, PHOTOS)
-    whole, chance = Engine.score_chunk, random.Random(4)
+    whole, chance = Engine.score, random.Random(4)
 
-    def score_chunk(self: Engine, *more: Any) -> Any:
+    def score_some(self: Engine, *more: Any) -> Any:
         if chance.random() < 0.4:
             raise IndexError("a mistake in the engine")
         return whole(self, *more)
 
     with monkeypatch.context() as broken:
-        broken.setattr(Engine, "score_chunk", score_chunk)
+        broken.setattr(Engine, "score", score_some)
         score(photos, output)
     scored, failed = read(str(output), "scores"), read(str(output), "failures")
     assert scored

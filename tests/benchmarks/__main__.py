@@ -271,7 +271,12 @@ def _add_scale(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--chunk-size", type=int, default=256, help="(default: %(default)s)")
     parser.add_argument("--runs", type=int, default=3, help="(default: %(default)s)")
     parser.add_argument(
-        "--profile", type=int, metavar="N", help="one more job over N images, under a profiler"
+        "--profile",
+        type=int,
+        nargs="+",
+        default=[],
+        metavar="N",
+        help="further jobs, over N images each, under a profiler, which also counts calls",
     )
 
 

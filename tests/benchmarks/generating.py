@@ -10,8 +10,8 @@ import torch
 
 from model.decisions import Decisions, decided_values, written_ids
 from model.decoding import SlotDecoder
-from model.packed_vision import embed_images, pack
-from model.patches import MERGE, grid_thw, patch_rows
+from model.packed_vision import embed_images
+from model.patches import grid_thw, patch_rows
 from model.prepared import PreparedImage
 from model.ragged import ImageBatch
 from model.scorer import Scorer
@@ -61,8 +61,7 @@ class Rival:
     def our_vision(self) -> None:
         """Ours over the same pictures."""
         for batch in self.batches:
-            packing = pack(batch.grids, MERGE, batch.patches.device)
-            embed_images(self.scorer.decoder.model.model.visual, batch.patches, packing)
+            embed_images(self.scorer.decoder.model.model.visual, batch.patches, batch.grids)
 
     @torch.inference_mode()
     def masked(self) -> list[list[int]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -11,11 +13,12 @@ import torch
 from torch.nn.functional import linear
 from transformers.models.qwen2_vl.modeling_qwen2_vl import PatchEmbed
 
+import model.packed_vision as packed_vision
 from model.choices import decide_trie
 from model.decoding import SlotDecoder
 from model.fast_paths import embed_patches
-from model.packed_vision import embed_images, pack
-from model.patches import MERGE, normalised_patches
+from model.packed_vision import embed_images
+from model.patches import normalised_patches
 from tests.benchmarks.comparing import Bench, Comparison, Optimisation
 from tests.benchmarks.swapping import (
     class_forward,
@@ -51,12 +54,22 @@ def _patch_embedding(bench: Bench, stack: ExitStack) -> Comparison:
 
 
 def _vision_attention(bench: Bench, stack: ExitStack) -> Comparison:
-    decoder = bench.scorer.decoder
-    packing = pack(bench.batch.grids, MERGE, bench.device)
-    tower = torch.inference_mode()(
-        partial(embed_images, decoder.model.model.visual, bench.batch.patches, packing)
-    )
-    return Comparison(tower, tower, lambda: class_forward(vision_attentions(decoder)))
+    tower = _tower(bench)
+    return Comparison(tower, tower, lambda: class_forward(vision_attentions(bench.scorer.decoder)))
+
+
+def _parts(bench: Bench, stack: ExitStack) -> Comparison:
+    tower = _tower(bench)
+    return Comparison(tower, tower, lambda: swapped(packed_vision, "_CPU_BYTES", sys.maxsize))
+
+
+def _unfit_for_parts(bench: Bench) -> str | None:
+    return None if bench.device.type == "cpu" else "elsewhere all images go together"
+
+
+def _tower(bench: Bench) -> Callable[[], Any]:
+    visual = bench.scorer.decoder.model.model.visual
+    return torch.inference_mode()(partial(embed_images, visual, bench.batch.patches, bench.batch.grids))
 
 
 def _grouped_attention(bench: Bench, stack: ExitStack) -> Comparison:
@@ -143,6 +156,10 @@ MODEL_PATHS = (
     Optimisation("patch embedding as one linear layer", "`Conv3d`", "patch embedding", _patch_embedding),
     Optimisation(
         "attention over packed images", "transformers' loop over images", "vision tower", _vision_attention
+    ),
+    Optimisation(
+        "few images at a time through the vision tower (on a CPU)", "the whole micro-batch", "vision tower",
+        _parts, "18.2 → 17.2 ms an image: 1.06", _unfit_for_parts,
     ),
     Optimisation(
         "grouped attention without copies", "transformers', which copies keys and values", _BATCH,

@@ -1,6 +1,6 @@
 """``scale``: what the pipeline costs per image by itself, at several sizes. Loads neither torch nor Beam.
 
-Every size is measured in processes of its own (``tests.benchmarks.scale_job``), with a scorer that takes no
+All sizes are measured in one process (``tests.benchmarks.scale_job``), in turns, with a scorer that takes no
 time and only hashes the bytes, over small files that are hard links of one another.
 """
 
@@ -11,7 +11,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,75 +20,73 @@ from tests.benchmarks.pictures import jpegs, read_photographs, write_files
 
 _ROOT = Path(__file__).parents[2]
 _MIB = 2**20
-_LEAST_IMAGES = 10_000
-_MOST_JOBS = 10
 
 
 def measure_scale(
-    sizes: Sequence[int], chunk_size: int, runs: int, profiled: int | None = None
+    sizes: Sequence[int], chunk_size: int, runs: int, profiled: Sequence[int] = ()
 ) -> dict[str, Any]:
     """Run jobs of growing size, in turns.
-
-    A small size has more jobs in each process, up to ten, until they come to 10,000 images: their difference
-    to a job over one image would drown in what the machine does besides.
 
     Args:
         sizes: Images of each.
         chunk_size: Images of a chunk.
-        runs: Processes of each size; medians are given, and for memory the most.
-        profiled: Images of one more job, under a profiler that counts processor time; None = no such job.
+        runs: Turns; medians are given, with the quartiles about them.
+        profiled: Sizes of further jobs, under a profiler that counts processor time and calls.
     """
     pictures = jpegs(read_photographs(None, 6), SIDE_PX, SIDE_PX)
-    options = ["--chunk-size", str(chunk_size)]
+    sizes = sorted(set(sizes))
     with tempfile.TemporaryDirectory() as folder:
-        told: dict[int, list[dict[str, Any]]] = {size: [] for size in sizes}
-        for run in range(runs):
-            for size, found in told.items():
-                times = min(max(_LEAST_IMAGES // size, 1), _MOST_JOBS)
-                found.append(run_jobs(Path(folder, f"{size}-{run}"), pictures, size, options, times))
-        profile = None
-        if profiled is not None:
-            one = run_jobs(Path(folder, "profiled"), pictures, profiled, options, 1, "--profile")
-            profile = {"images": profiled, "profiled_s": one["profiled_s"], "top": one["top"]}
-    everything = [one for found in told.values() for one in found]
+        for size in {*sizes, *profiled}:
+            links = Path(folder, f"in-{size}")
+            links.mkdir()
+            write_files(links, pictures, size)
+        told = run_jobs(Path(folder), chunk_size, sizes, ["--turns", str(runs)])
+        profiles = run_jobs(Path(folder), chunk_size, profiled, ["--profile"]) if profiled else []
+    pairs = [pair for one in told for pair in one["pairs"]]
     return {
         "chunk_size": chunk_size,
         "file_bytes": round(sum(map(len, pictures)) / len(pictures)),
-        "fixed_s": round(_median(everything, "fixed_s"), 2),
-        "fixed_processor_s": round(_median(everything, "fixed_processor_s"), 2),
-        "rows": [_row(size, found) for size, found in told.items()],
-        "profile": profile,
+        "fixed_s": round(statistics.median(pair["fixed_s"] for pair in pairs), 2),
+        "fixed_processor_s": round(statistics.median(pair["fixed_processor_s"] for pair in pairs), 2),
+        "rows": [_row(one) for one in told],
+        "profiles": profiles,
     }
 
 
-def _row(size: int, told: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _row(told: Mapping[str, Any]) -> dict[str, Any]:
+    images, pairs = told["images"], told["pairs"]
+    seconds = _per_1000(images, [pair["seconds"] - pair["fixed_s"] for pair in pairs])
+    processor = _per_1000(images, [pair["processor_s"] - pair["fixed_processor_s"] for pair in pairs])
     return {
-        "images": size,
-        "seconds": round(_median(told, "seconds"), 2),
-        "seconds_per_1000": round(_median(told, "above_fixed_s") / size * 1000, 3),
-        "processor_s_per_1000": round(_median(told, "above_fixed_processor_s") / size * 1000, 3),
-        "peak_mib": round(max(one["peak_bytes"] for one in told) / _MIB),
-        "files": told[0]["files"],
+        "images": images,
+        "jobs": len(pairs),
+        "seconds": round(statistics.median(pair["seconds"] for pair in pairs), 2),
+        "seconds_per_1000": seconds[1],
+        "seconds_per_1000_quartiles": [seconds[0], seconds[2]],
+        "processor_s_per_1000": processor[1],
+        "processor_s_per_1000_quartiles": [processor[0], processor[2]],
+        "peak_mib": round(told["peak_bytes"] / _MIB),
+        "files": told["files"],
     }
 
 
-def _median(told: Sequence[dict[str, Any]], name: str) -> float:
-    return statistics.median(float(one[name]) for one in told)
+def _per_1000(images: int, seconds: Sequence[float]) -> list[float]:
+    """Quartiles, the median in the middle."""
+    cuts = statistics.quantiles(seconds, n=4, method="inclusive") if len(seconds) > 1 else [*seconds] * 3
+    return [round(cut / images * 1000, 3) for cut in cuts]
 
 
 def run_jobs(
-    folder: Path, pictures: Sequence[bytes], images: int, options: Sequence[str], times: int, *flags: str
-) -> dict[str, Any]:
-    """Run jobs over hard links of pictures in a new folder, ``times`` in one process; gives what it told."""
-    links = folder / "in"
-    links.mkdir(parents=True)
-    write_files(links, pictures, images)
+    folder: Path, chunk_size: int, sizes: Sequence[int], options: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Run jobs over the links in ``folder``, all in one process; gives what it told of every size."""
     module = [sys.executable, "-m", "tests.benchmarks.scale_job"]
-    command = [*module, *flags, str(times), str(links), str(folder / "out"), *options]
+    command = [*module, *options, str(folder), str(chunk_size), *map(str, sizes)]
     run = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=False)
     if run.returncode:
         raise RuntimeError(
-            f"the jobs over {images} images ended with exit code {run.returncode}:\n{run.stderr}"
+            f"the jobs over {', '.join(map(str, sizes))} images ended with exit code {run.returncode}:\n"
+            f"{run.stderr}"
         )
-    told: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
+    told: list[dict[str, Any]] = json.loads(run.stdout.splitlines()[-1])
     return told

@@ -1,14 +1,16 @@
-"""Jobs of ``scale`` over one folder, in a process of their own; prints what they cost as one line of JSON.
+"""Jobs of ``scale``, all in this process; prints what they cost as one line of JSON.
 
-python -m tests.benchmarks.scale_job [--profile] TIMES INPUT OUTPUT [pipeline options]
+python -m tests.benchmarks.scale_job [--turns N] [--profile] FOLDER CHUNK_SIZE IMAGES [IMAGES ...]
 
-A first job over one image imports and builds all that is needed only once. Then come pairs: a job over one
-image and one over the folder. What the folder's takes longer is what its images cost: what is fixed is in
-both, and what else slows the machine down meets both.
+Jobs over one image, and over each size, import and build all that is needed only once. Then come pairs: a
+job over one image and one over ``FOLDER/in-IMAGES``. What the second takes longer is what its images cost:
+what is fixed is in both, and what else slows the machine down meets both. All sizes take turns, so it meets
+all sizes, too; a small size has more pairs in each turn, up to ten, until they come to 10,000 images.
 """
 
 from __future__ import annotations
 
+import argparse
 import cProfile
 import gc
 import io
@@ -20,10 +22,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from beam_pipeline.__main__ import main as run_pipeline
@@ -33,52 +34,85 @@ from tests.benchmarks.hashing_scorer import HashingScorer
 from tests.benchmarks.machine import process_bytes
 
 _TOP = 15
+_IMAGES_A_TURN = 10_000
+_MOST_PAIRS = 10
+_Job = Callable[[], tuple[float, float]]
 
 
 @dataclass(frozen=True)
-class _Cost:
-    """What one job took, seconds; of the processor: all threads of the process."""
+class _Pair:
+    """What a job over one image took, and one over a folder; seconds; of the processor: all threads."""
 
+    fixed_s: float
+    fixed_processor_s: float
     seconds: float
     processor_s: float
 
 
+@dataclass
+class _Size:
+    """What the jobs over one folder told.
+
+    Attributes:
+        images: In the folder.
+        peak_bytes: Of the process, after its first job; sizes grow, so no larger one had come before.
+        files: That a job wrote.
+        pairs: All, in order.
+    """
+
+    images: int
+    peak_bytes: int | None = None
+    files: int = 0
+    pairs: list[_Pair] = field(default_factory=list)
+
+
 def main(argv: Sequence[str]) -> int:
     """Run the jobs."""
-    profiled = argv[0] == "--profile"
-    times, links, output, *options = argv[profiled:]
-    image = Path(output).with_name("one.jpg")
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--turns", type=int, default=1)
+    parser.add_argument("--profile", action="store_true")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("chunk_size")
+    parser.add_argument("images", type=int, nargs="+")
+    options = parser.parse_args(argv)
+    image = options.folder / "one.jpg"
     image.write_bytes(b"any bytes will do")
-    one_image = partial(_run, str(image), f"{output}-one", options)
-    folder = partial(_run, links, output, options)
+    one_image = partial(_run, image, options.folder / "out-one", options.chunk_size)
+    jobs = {
+        images: partial(
+            _run, options.folder / f"in-{images}", options.folder / f"out-{images}", options.chunk_size
+        )
+        for images in sorted(options.images)
+    }
     one_image()
-    print(json.dumps(_profiled(folder) if profiled else _measured(one_image, folder, int(times), output)))
+    told = _profiles(one_image, jobs) if options.profile else _measured(one_image, jobs, options)
+    print(json.dumps(told))
     return 0
 
 
 def _measured(
-    one_image: Callable[[], _Cost], folder: Callable[[], _Cost], times: int, output: str
-) -> dict[str, Any]:
-    pairs = [(one_image(), folder()) for _ in range(times)]
-    return {
-        "fixed_s": median(one.seconds for one, _ in pairs),
-        "fixed_processor_s": median(one.processor_s for one, _ in pairs),
-        "seconds": median(job.seconds for _, job in pairs),
-        "above_fixed_s": median(job.seconds - one.seconds for one, job in pairs),
-        "above_fixed_processor_s": median(job.processor_s - one.processor_s for one, job in pairs),
-        "peak_bytes": process_bytes("VmHWM"),
-        "files": sum(1 for _ in Path(output).glob("scores/date=*/*.parquet")),
-    }
+    one_image: _Job, jobs: dict[int, partial[tuple[float, float]]], options: argparse.Namespace
+) -> list[dict[str, Any]]:
+    sizes = [_Size(images) for images in jobs]
+    for size in sizes:
+        jobs[size.images]()
+        size.peak_bytes = process_bytes("VmHWM")
+        size.files = sum(1 for _ in options.folder.glob(f"out-{size.images}/scores/date=*/*.parquet"))
+    for _ in range(options.turns):
+        for size in sizes:
+            for _ in range(min(max(_IMAGES_A_TURN // size.images, 1), _MOST_PAIRS)):
+                size.pairs.append(_Pair(*one_image(), *jobs[size.images]()))
+    return [asdict(size) for size in sizes]
 
 
-def _run(links: str, output: str, options: Sequence[str]) -> _Cost:
-    job = ["--input", links, "--output", output, "--no-progress", *options]
+def _run(links: Path, output: Path, chunk_size: str) -> tuple[float, float]:
+    job = ["--input", str(links), "--output", str(output), "--chunk-size", chunk_size, "--no-progress"]
     start, processor = time.perf_counter(), time.process_time()
     with redirect_stdout(io.StringIO()):
         code = run_pipeline(job, FakeScorerFactory(HashingScorer()))
     if code:
         raise RuntimeError(f"the job ended with exit code {code}")
-    return _Cost(time.perf_counter() - start, time.process_time() - processor)
+    return time.perf_counter() - start, time.process_time() - processor
 
 
 @dataclass(frozen=True)
@@ -111,7 +145,26 @@ def _profiling_all_threads(threads: list[_ProfiledThread]) -> Iterator[None]:
         threading.Thread.run = plain  # type: ignore[method-assign,assignment]
 
 
-def _profiled(job: Callable[[], _Cost]) -> dict[str, Any]:
+def _profiles(one_image: _Job, jobs: dict[int, partial[tuple[float, float]]]) -> list[dict[str, Any]]:
+    for job in jobs.values():
+        job()
+    fixed = _calls(_profiled(one_image))
+    told = []
+    for images, job in jobs.items():
+        found = _profiled(job)
+        told.append(
+            {
+                "images": images,
+                "calls_per_image": round((_calls(found) - fixed) / images, 1),
+                "profiled_s": round(sum(entry[2] for entry in found.values()), 2),
+                "top": _top(found),
+            }
+        )
+    return told
+
+
+def _profiled(job: _Job) -> dict[Any, Any]:
+    """Profile one job, all its threads; gives what ``pstats`` keeps of every function."""
     # The engine's threads must start under the profiler.
     release_engines()
     threads: list[_ProfiledThread] = []
@@ -128,9 +181,17 @@ def _profiled(job: Callable[[], _Cost]) -> dict[str, Any]:
         one.profile.create_stats()
         if one.profile.stats:
             merged.add(one.profile)
-    found = merged.stats  # type: ignore[attr-defined]
+    found: dict[Any, Any] = merged.stats  # type: ignore[attr-defined]
+    return found
+
+
+def _calls(found: dict[Any, Any]) -> int:
+    return sum(entry[1] for entry in found.values())
+
+
+def _top(found: dict[Any, Any]) -> list[dict[str, Any]]:
     order = sorted(found.items(), key=lambda item: -item[1][2])
-    top = [
+    return [
         {
             "function": _named(*place),
             "calls": calls,
@@ -139,7 +200,6 @@ def _profiled(job: Callable[[], _Cost]) -> dict[str, Any]:
         }
         for place, (_, calls, own, cumulative, _callers) in order[:_TOP]
     ]
-    return {"profiled_s": round(sum(entry[2] for entry in found.values()), 2), "top": top}
 
 
 def _named(file: str, line: int, function: str) -> str:

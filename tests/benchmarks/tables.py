@@ -152,27 +152,28 @@ def _training(figures: Report) -> str:
 
 def _scale(figures: Report) -> str:
     rows = grid(
-        ("images", "seconds", "seconds per 1,000 images", "of processor time", "peak MiB", "files"),
+        ("images", "jobs", "seconds", "per 1,000 images (quartiles)", "of processor time (quartiles)",
+         "peak MiB", "files"),
         [
-            (
-                row["images"],
-                row["seconds"],
-                row["seconds_per_1000"],
-                row["processor_s_per_1000"],
-                row["peak_mib"],
-                row["files"],
-            )
+            (row["images"], row["jobs"], row["seconds"], _with_quartiles(row, "seconds_per_1000"),
+             _with_quartiles(row, "processor_s_per_1000"), row["peak_mib"], row["files"])
             for row in figures["rows"]
         ],
-    )
+    )  # fmt: skip
     says = (
         f"A job over one image takes {figures['fixed_s']} s ({figures['fixed_processor_s']} s of processor "
         f"time), taken off the seconds per 1,000; chunks of {figures['chunk_size']}, files of "
         f"{figures['file_bytes']} bytes."
     )
-    profile = figures["profile"]
-    if profile is None:
-        return f"{says}\n\n{rows}"
+    return "\n\n".join([says, rows, *(_profile(one) for one in figures["profiles"])])
+
+
+def _with_quartiles(row: Report, name: str) -> str:
+    low, high = row[f"{name}_quartiles"]
+    return f"{row[name]} ({low}–{high})"
+
+
+def _profile(profile: Report) -> str:
     top = grid(
         ("function", "calls", "own seconds", "with callees"),
         [
@@ -180,8 +181,11 @@ def _scale(figures: Report) -> str:
             for one in profile["top"]
         ],
     )
-    spent = f"{profile['images']} images under a profiler, {profile['profiled_s']} s of processor time:"
-    return "\n\n".join([says, rows, spent, top])
+    spent = (
+        f"{profile['images']} images under a profiler: {profile['calls_per_image']} calls an image above a "
+        f"job over one, {profile['profiled_s']} s of processor time:"
+    )
+    return f"{spent}\n\n{top}"
 
 
 def _spread(figures: Report) -> str:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -57,15 +58,16 @@ def test_this_process_has_a_size() -> None:
 
 
 def test_a_table_is_headed_by_where_and_when() -> None:
-    job = {"images": 5, "seconds": 1, "seconds_per_1000": 2, "peak_mib": 3, "files": 4}
-    job["processor_s_per_1000"] = 6
+    job: dict[str, Any] = {"images": 5, "jobs": 7, "seconds": 1, "peak_mib": 3, "files": 4}
+    job |= {"seconds_per_1000": 2, "seconds_per_1000_quartiles": [1.5, 2.5]}
+    job |= {"processor_s_per_1000": 6, "processor_s_per_1000_quartiles": [5, 8]}
     figures = {
         "fixed_s": 1,
         "fixed_processor_s": 1,
         "chunk_size": 2,
         "file_bytes": 3,
         "rows": [job],
-        "profile": None,
+        "profiles": [],
     }
     report = envelope("scale", figures, {}) | {
         "machine": {"cpu": "a CPU", "cores": 2, "gpu": None}, "commit": "abc+dirty", "date": "2026-03-01",
@@ -73,7 +75,7 @@ def test_a_table_is_headed_by_where_and_when() -> None:
     shown = markdown(report)
     assert shown.startswith("`scale` on a CPU, 2 cores, torch ")
     assert "commit abc+dirty, 2026-03-01" in shown.splitlines()[0]
-    assert "| 5 | 1 | 2 | 6 | 3 | 4 |" in shown
+    assert "| 5 | 7 | 1 | 2 (1.5–2.5) | 6 (5–8) | 3 | 4 |" in shown
 
 
 def test_what_is_not_there_is_a_dash() -> None:

@@ -31,16 +31,20 @@ def test_a_job_s_first_rows_come_before_its_end() -> None:
 
 @pytest.mark.integration
 def test_jobs_of_growing_size_tell_time_memory_files_and_where_time_went() -> None:
-    found = measure_scale([5], 2, runs=1, profiled=4)
-    (row,) = found["rows"]
-    assert row["images"] == 5
-    assert row["files"] >= 3
-    assert row["peak_mib"] > 20
-    assert found["profile"]["images"] == 4
-    assert len(found["profile"]["top"]) == 15
-    own = [one["own_s"] for one in found["profile"]["top"]]
-    assert own == sorted(own, reverse=True)
-    assert not [one for one in found["profile"]["top"] if str(Path.home()) in one["function"]]
+    found = measure_scale([9, 5], 2, runs=2, profiled=[4, 6])
+    small, large = found["rows"]
+    assert (small["images"], small["jobs"], large["images"], large["jobs"]) == (5, 20, 9, 20)
+    assert 3 <= small["files"] <= large["files"]
+    assert 20 < small["peak_mib"] <= large["peak_mib"]
+    low, high = small["seconds_per_1000_quartiles"]
+    assert low <= small["seconds_per_1000"] <= high
+    assert [one["images"] for one in found["profiles"]] == [4, 6]
+    for one in found["profiles"]:
+        assert one["calls_per_image"] > 10
+        assert len(one["top"]) == 15
+        own = [top["own_s"] for top in one["top"]]
+        assert own == sorted(own, reverse=True)
+        assert not [top for top in one["top"] if str(Path.home()) in top["function"]]
 
 
 @pytest.mark.integration

@@ -15,7 +15,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 import model.images
 import model.scorer
-from model import buckets, decoding
+from model import buckets, decoding, packed_vision
 from model.decisions import Decisions
 from model.denormals import flush_denormals
 from model.fast_paths import ATTENTION, grouped_attention, has_fast_paths
@@ -64,6 +64,7 @@ def state(bench: Bench) -> dict[str, Any]:
     decoder, scorer = bench.scorer.decoder, bench.scorer
     named = dict(decoder.model.named_modules())
     return {
+        "parts": packed_vision._CPU_BYTES == 5_000_000,
         "modules": {name: id(module) for name, module in named.items()},
         "forwards": {name: vars(module).get("forward") for name, module in named.items()},
         "decoder": {name: id(value) for name, value in vars(decoder).items() if name != "_prefix"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ GRIDS = ((4, 4), (4, 4), (8, 2), (6, 4), (4, 4), (2, 20))
 def packed(model: Any) -> torch.Tensor:
     images = random_images(GRIDS)
     with torch.no_grad():
-        return embed_images(model.model.visual, images.patches, pack(GRIDS, 2, CPU))
+        return embed_images(model.model.visual, images.patches, GRIDS)
 
 
 def transformers_own(model: Any, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -101,6 +102,31 @@ def test_the_tower_equals_transformers_own() -> None:
     expected = transformers_own(tiny_model())
     assert expected.std() > 0.1
     torch.testing.assert_close(packed(lean(tiny_model())), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("most_patches", [1, 16, 40, 56, 1000])
+def test_on_a_cpu_few_images_go_at_a_time_and_find_the_same(
+    most_patches: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, together, seen = lean(tiny_model()), [], []
+    whole = packed(model)
+    embed = packed_vision._embed
+
+    def watched(visual: Any, patches: torch.Tensor, packing: Any) -> torch.Tensor:
+        together.append(len(patches))
+        seen.extend(packing.lengths)
+        return embed(visual, patches, packing)
+
+    monkeypatch.setattr(packed_vision, "_embed", watched)
+    config = model.config.vision_config
+    widest = max(588, config.embed_dim * max(3, config.mlp_ratio))
+    monkeypatch.setattr(packed_vision, "_CPU_BYTES", most_patches * widest * 4)
+    torch.testing.assert_close(packed(model), whole, rtol=1e-4, atol=1e-5)
+    lengths = [height * width for height, width in GRIDS]
+    assert seen == lengths
+    # One that is larger goes alone; of two neighbours that fit together none does.
+    assert all(count <= most_patches or count in lengths for count in together)
+    assert all(one + other > most_patches for one, other in pairwise(together))
 
 
 def test_in_bf16_the_tower_is_as_near_to_the_exact_one_as_transformers_own() -> None:
@@ -186,7 +212,7 @@ def test_the_kernel_for_packed_sequences_takes_what_it_is_given(monkeypatch: pyt
     monkeypatch.setattr(packed_vision, "varlen_attn", watched)
     there = torch.device("meta")
     patches = random_images(GRIDS).patches.to(there)
-    found = embed_images(model.model.visual, patches, pack(GRIDS, 2, there))
+    found = embed_images(model.model.visual, patches, GRIDS)
     count = sum(height * width for height, width in GRIDS)
     assert found.shape == (count // 4, 64)
     assert calls == [(count, 2, 16)] * 2

@@ -19,7 +19,7 @@ from beam_pipeline.scoring.engine import (
     release_engines,
 )
 from beam_pipeline.scoring.fakes import FakePrepared, FakeScorer, FakeScorerFactory
-from beam_pipeline.scoring.prefetch import Preparer, windows_ahead
+from beam_pipeline.scoring.prefetch import Preparer, WindowsAhead
 from beam_pipeline.scoring.scorers import Serving
 from model.images import Room, unbounded
 from schemas.errors import ConfigurationError, DecodeError
@@ -191,7 +191,8 @@ def test_no_more_images_than_allowed_are_between_fetching_and_the_model() -> Non
 
     refs = [ref(f"u{number}") for number in range(50)]
     with ThreadPoolExecutor(4) as pool:
-        for arrivals in windows_ahead(refs, Preparer(lambda image: b"", prepare), pool, 5):
+        windows = WindowsAhead(refs, Preparer(lambda image: b"", prepare), pool, 5)
+        for arrivals in windows.arrivals(lambda: None):
             with lock:
                 held -= len(arrivals)
     # One window with the caller, one ahead.
@@ -202,8 +203,9 @@ def test_the_first_windows_are_small_so_that_the_model_starts_early() -> None:
     prepare = Preparer(lambda image: b"", lambda data, image: FakePrepared(ImageFacts(), 1, None))
     refs = [ref(f"u{number}") for number in range(100)]
     with ThreadPoolExecutor(2) as pool:
-        found = [list(arrivals) for arrivals in windows_ahead(refs, prepare, pool, 32)]
-        assert [len(arrivals) for arrivals in windows_ahead(refs[:3], prepare, pool, 1)] == [1, 1, 1]
+        found = list(WindowsAhead(refs, prepare, pool, 32).arrivals(lambda: None))
+        few = list(WindowsAhead(refs[:3], prepare, pool, 1).arrivals(lambda: None))
+    assert [len(arrivals) for arrivals in few] == [1, 1, 1]
     assert [len(arrivals) for arrivals in found] == [8, 16, 32, 32, 12]
     assert [arrival.ref for arrivals in found for arrival in arrivals] == refs
 

@@ -4,6 +4,7 @@ import random
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
 
@@ -122,19 +123,27 @@ def test_an_exception_gives_back_what_was_held() -> None:
         pass
 
 
-def test_who_is_interrupted_while_waiting_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_let_in_before", [True, False])
+def test_who_is_interrupted_while_waiting_is_not_waited_for(
+    is_let_in_before: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, others = ByteGate(10), ExitStack()
+
     class Interrupted(threading.Event):
         def wait(self, timeout: float | None = None) -> bool:
+            if is_let_in_before:
+                others.close()
+            assert self.is_set() is is_let_in_before
             raise KeyboardInterrupt
 
-    gate = ByteGate(10)
-    for held_by_others in (0, 10):  # let in already, and still in the queue
-        with gate.hold(held_by_others), monkeypatch.context() as patched:
-            patched.setattr(gates.threading, "Event", Interrupted)
-            with pytest.raises(KeyboardInterrupt), gate.hold(5):
-                pytest.fail("it was let in")
-        with gate.hold(10):
-            pass
+    with others, monkeypatch.context() as patched:
+        others.enter_context(gate.hold(10))
+        patched.setattr(gates.threading, "Event", Interrupted)
+        with pytest.raises(KeyboardInterrupt), gate.hold(5):
+            pytest.fail("it was let in")
+    # A gate that still counted it would let nobody in who wants all.
+    with gate.hold(10):
+        pass
 
 
 def test_a_gate_that_lets_nothing_pass_is_a_mistake() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -166,3 +167,58 @@ def test_a_file_that_is_overwritten_while_it_is_read_is_neither_version(
     monkeypatch.setattr(storage, "open_binary", Overwritten)
     with pytest.raises(FetchError, match="changed after it was listed"):
         read_image(image, 10**6)
+
+
+@pytest.mark.parametrize("size", [0, 1, 99, 100])
+def test_a_file_is_read_whole_up_to_the_limit(size: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(bytes(size))
+    assert read_image(ref(str(path), image_generation=None), 100) == bytes(size)
+
+
+def test_a_file_beyond_the_limit_is_not_read_beyond_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, asked = tmp_path / "a.jpg", list[int]()
+    path.write_bytes(bytes(1000))
+
+    class Watched(io.FileIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            asked.append(size or 0)
+            return super().read(size)
+
+    monkeypatch.setattr(storage, "open_binary", Watched)
+    with pytest.raises(ImageLimitError, match="more than 100 bytes"):
+        read_image(ref(str(path), image_generation=None), 100)
+    assert asked == [101]
+
+
+@pytest.mark.parametrize(("written", "whole"), [(50, True), (98, True), (99, False), (5000, False)])
+def test_a_file_that_grows_while_it_is_read_is_read_whole_or_refused(
+    written: int, whole: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"ab")
+
+    class Growing(io.FileIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            if path.stat().st_size == 2:
+                with path.open("ab") as other:
+                    other.write(bytes(written))
+            return super().read(size)
+
+    monkeypatch.setattr(storage, "open_binary", Growing)
+    image = ref(str(path), image_generation=None)
+    if whole:
+        assert read_image(image, 100) == b"ab" + bytes(written)
+    else:
+        with pytest.raises(ImageLimitError):
+            read_image(image, 100)
+
+
+def test_what_tells_no_size_is_read_nevertheless(tmp_path: Path) -> None:
+    pipe = tmp_path / "a.jpg"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(pipe.write_bytes, b"a picture")
+        assert read_image(ref(str(pipe), image_generation=None), 100) == b"a picture"

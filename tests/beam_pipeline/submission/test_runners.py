@@ -20,6 +20,7 @@ from beam_pipeline.pipeline import build_pipeline
 from beam_pipeline.scoring.engine import Engine
 from beam_pipeline.scoring.fakes import FakePrepared, FakeScorer, FakeScorerFactory
 from beam_pipeline.scoring.handler import NAMESPACE, ChunkHandler
+from beam_pipeline.scoring.turns import Turn
 from beam_pipeline.submission.runners import (
     beam_options,
     local_runner,
@@ -77,14 +78,14 @@ def test_a_scorer_that_cannot_be_loaded_stops_the_job_before_it_starts(
 def test_a_chunk_that_the_engine_drops_becomes_failures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = Engine.score_chunk
+    whole = Engine.score
 
-    def score_chunk(self: Engine, chunk: Any, *more: Any) -> Any:
-        if any("_0003" in ref.image_uri for ref in chunk.refs):
+    def score_others(self: Engine, turn: Turn, *more: Any) -> Any:
+        if any("_0003" in ref.image_uri for ref in turn.chunk.refs):
             raise IndexError("a mistake in the engine")
-        return whole(self, chunk, *more)
+        return whole(self, turn, *more)
 
-    monkeypatch.setattr(Engine, "score_chunk", score_chunk)
+    monkeypatch.setattr(Engine, "score", score_others)
     photos, output = tmp_path / "photos", tmp_path / "out"
     write_photos(photos, 20)
     assert score(photos, output) == 0
