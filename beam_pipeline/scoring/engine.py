@@ -18,7 +18,6 @@ from time import monotonic
 
 from beam_pipeline.scoring.failures import FailureContext, failure_of, listing_failure
 from beam_pipeline.scoring.gates import ByteGate
-from beam_pipeline.scoring.heap import return_large_blocks
 from beam_pipeline.scoring.lanes import Lane, Running, Waiting, device_thread
 from beam_pipeline.scoring.observers import Observer
 from beam_pipeline.scoring.prefetch import Arrival, Preparer, WindowsAhead, alone
@@ -325,7 +324,6 @@ def pinned_engine(factory: ScorerFactory, settings: EngineSettings) -> Engine:
     with _ENGINES_LOCK:
         engine = _ENGINES.get((factory, settings))
         if engine is None:
-            return_large_blocks()
             serving = factory.load()
             engine = Engine(
                 serving.champion, settings, challenger=serving.challenger, follower=serving.follower
