@@ -38,6 +38,7 @@ from beam_pipeline.sources.image_table import read_table
 from beam_pipeline.sources.inputs import describe, locate
 from beam_pipeline.sources.retries import ReadFailedRefs
 from beam_pipeline.sources.stream_sources import DropSeen, ReadNotifications, WatchPlace
+from beam_pipeline.submission.runners import runs_in_this_process
 from schemas.errors import InferenceError
 from schemas.records import Chunk, ImageRef, ScoredChunk
 from schemas.tables import SCORES
@@ -184,9 +185,11 @@ class ScoreChunks(beam.PTransform):
         handler = ChunkHandler(job.factory, job.engine_settings(), job.options.run_id)
         # Of all errors only this one may become rows: anything else must stop the job or the process.
         inference = RunInference(handler.with_no_batching()).with_exception_handling(exc_class=InferenceError)
-        # In a stream a chunk would wait for the next one until its bundle ends.
-        in_turn = beam.ParDo(_InTurn()) if chunks.is_bounded else beam.Map(_as_batch)
-        batches = chunks | "InTurn" >> in_turn.with_output_types(list[Turn])
+        # Elsewhere several threads of a worker bring chunks, and one that is held back cannot be split off;
+        # in a stream it would wait for the next one until its bundle ends.
+        brings_one_by_one = chunks.is_bounded and runs_in_this_process(chunks.pipeline.options)
+        as_batch = beam.ParDo(_InTurn()) if brings_one_by_one else beam.Map(_as_batch)
+        batches = chunks | "AsBatch" >> as_batch.with_output_types(list[Turn])
         scored, dropped = batches | "RunInference" >> inference
         # RunInference gives no type; without one Beam would pickle where a runner writes this down.
         scored.element_type = ScoredChunk

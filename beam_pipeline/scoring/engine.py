@@ -180,15 +180,20 @@ class Engine:
 
     def _taken_up(self, turn: Turn, champion: Lane) -> WindowsAhead:
         begun, turn.begun = turn.begun, None
-        # Another adapter may have taken over since: its pixels may be others.
-        return begun[1] if begun is not None and begun[0] is champion else self._windows(turn.chunk, champion)
+        if begun is not None:
+            lane, windows = begun
+            if lane is champion:
+                return windows
+            # Another adapter has taken over since: its pixels may be others.
+            windows.abandon()
+        return self._windows(turn.chunk, champion)
 
     def _begin_following(self, turn: Turn, champion: Lane) -> None:
         # Where several threads bring chunks, the next one is being prepared anyway.
         if turn.following is not None and self._callers == 1:
             windows = self._windows(turn.following.chunk, champion)
-            windows.begin()
             turn.following.begun = (champion, windows)
+            windows.begin()
 
     def _windows(self, chunk: Chunk, champion: Lane) -> WindowsAhead:
         prepare = Preparer(self._fetch, partial(self._prepare, champion.scorer), self._context_of, self._room)

@@ -139,7 +139,8 @@ class WindowsAhead:
         """Give the windows, once.
 
         Args:
-            then: Is called when all refs are on their way, so that what comes after them can follow.
+            then: Is called when all refs, if there are any, are on their way, so that what comes after them
+                can follow.
 
         Yields:
             Arrivals in the order of the refs, at most ``window`` at a time. So the composition of
@@ -155,8 +156,16 @@ class WindowsAhead:
                 yield [future.result() for future in current]
                 del current
         finally:
-            for future in chain.from_iterable(self._ahead):
-                future.cancel()
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Prepare nothing more than what is being prepared at this moment."""
+        for future in chain.from_iterable(self._ahead):
+            future.cancel()
+
+    def __del__(self) -> None:
+        # Of a chunk that was begun ahead, and whose bundle failed before its turn came.
+        self.abandon()
 
     def _submit(self) -> bool:
         refs = islice(self._rest, next(self._sizes))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from schemas.records import Chunk
@@ -19,9 +19,10 @@ class Turn:
     Attributes:
         chunk: To be scored.
         following: Whose first images may be prepared while the last ones of this chunk are scored.
-        begun: What was prepared of this chunk while the one before it was scored, and for whom.
+        begun: What was prepared of this chunk while the one before it was scored, and for whom. Set by the
+            engine before the turn is handed to it.
     """
 
     chunk: Chunk
-    following: Turn | None = None
-    begun: tuple[Lane, WindowsAhead] | None = None
+    following: Turn | None = field(default=None, repr=False, compare=False)
+    begun: tuple[Lane, WindowsAhead] | None = field(default=None, repr=False, compare=False)

@@ -92,7 +92,9 @@ def test_messages_become_refs_or_problems_and_others_are_counted() -> None:
 @pytest.mark.parametrize(
     "source", [{"subscription": "projects/project/subscriptions/photos"}, {"watch": "gs://photos/2026/"}]
 )
-def test_batch_and_stream_differ_in_their_source_and_in_how_chunks_close_only(source: dict[str, str]) -> None:
+def test_batch_and_stream_have_the_same_stages_but_for_their_source_and_how_chunks_close(
+    source: dict[str, str],
+) -> None:
     def stages(**options: object) -> set[str]:
         pipeline = beam.Pipeline(runner=FnApiRunner(), options=PipelineOptions(["--streaming"]))
         job = Job(ScoringOptions(output="o", **options), FakeScorerFactory(), NOW)  # type: ignore[arg-type]

@@ -49,6 +49,7 @@ def measure_scale(
         "fixed_s": round(statistics.median(pair["fixed_s"] for pair in pairs), 2),
         "fixed_processor_s": round(statistics.median(pair["fixed_processor_s"] for pair in pairs), 2),
         "rows": [_row(one) for one in told],
+        "end_peak_mib": round(told[0]["end_peak_bytes"] / _MIB),
         "profiles": profiles,
     }
 

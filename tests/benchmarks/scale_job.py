@@ -56,12 +56,14 @@ class _Size:
     Attributes:
         images: In the folder.
         peak_bytes: Of the process, after its first job; sizes grow, so no larger one had come before.
+        end_peak_bytes: After all jobs of all sizes.
         files: That a job wrote.
         pairs: All, in order.
     """
 
     images: int
     peak_bytes: int | None = None
+    end_peak_bytes: int | None = None
     files: int = 0
     pairs: list[_Pair] = field(default_factory=list)
 
@@ -102,6 +104,8 @@ def _measured(
         for size in sizes:
             for _ in range(min(max(_IMAGES_A_TURN // size.images, 1), _MOST_PAIRS)):
                 size.pairs.append(_Pair(*one_image(), *jobs[size.images]()))
+    for size in sizes:
+        size.end_peak_bytes = process_bytes("VmHWM")
     return [asdict(size) for size in sizes]
 
 
@@ -155,7 +159,7 @@ def _profiles(one_image: _Job, jobs: dict[int, partial[tuple[float, float]]]) ->
         told.append(
             {
                 "images": images,
-                "calls_per_image": round((_calls(found) - fixed) / images, 1),
+                "calls_per_image": round((_calls(found) - fixed) / max(images - 1, 1), 1),
                 "profiled_s": round(sum(entry[2] for entry in found.values()), 2),
                 "top": _top(found),
             }

@@ -153,7 +153,7 @@ def _training(figures: Report) -> str:
 def _scale(figures: Report) -> str:
     rows = grid(
         ("images", "jobs", "seconds", "per 1,000 images (quartiles)", "of processor time (quartiles)",
-         "peak MiB", "files"),
+         "peak MiB after the first job", "files"),
         [
             (row["images"], row["jobs"], row["seconds"], _with_quartiles(row, "seconds_per_1000"),
              _with_quartiles(row, "processor_s_per_1000"), row["peak_mib"], row["files"])
@@ -163,7 +163,7 @@ def _scale(figures: Report) -> str:
     says = (
         f"A job over one image takes {figures['fixed_s']} s ({figures['fixed_processor_s']} s of processor "
         f"time), taken off the seconds per 1,000; chunks of {figures['chunk_size']}, files of "
-        f"{figures['file_bytes']} bytes."
+        f"{figures['file_bytes']} bytes. Peak at the end: {figures['end_peak_mib']} MiB."
     )
     return "\n\n".join([says, rows, *(_profile(one) for one in figures["profiles"])])
 

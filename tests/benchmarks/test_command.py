@@ -66,6 +66,7 @@ def test_a_table_is_headed_by_where_and_when() -> None:
         "fixed_processor_s": 1,
         "chunk_size": 2,
         "file_bytes": 3,
+        "end_peak_mib": 9,
         "rows": [job],
         "profiles": [],
     }

@@ -9,21 +9,26 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import apache_beam as beam
 import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.pipeline import PipelineVisitor
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.util import assert_that, equal_to
 from apache_beam.transforms.window import FixedWindows, TimestampedValue
 
 import beam_pipeline.scoring.engine as engine_module
 from beam_pipeline.coders import TurnCoder, register_coders
-from beam_pipeline.scoring.engine import Engine
-from beam_pipeline.scoring.fakes import FakePrepared, FakeScorer
+from beam_pipeline.job import Job
+from beam_pipeline.options import ScoringOptions
+from beam_pipeline.pipeline import build_pipeline
+from beam_pipeline.scoring.engine import Engine, release_engines
+from beam_pipeline.scoring.fakes import FakePrepared, FakeScorer, FakeScorerFactory
 from beam_pipeline.scoring.scorers import AdapterFollower
 from beam_pipeline.scoring.turns import Turn
-from beam_pipeline.transforms import _InTurn
+from beam_pipeline.transforms import ScoreChunks, _InTurn
 from model.images import Room, unbounded
 from schemas.records import Chunk, ImageFacts, ImageRef, ImageScore, Prediction
 from tests.beam_pipeline.helpers import NOW, SETTINGS, Recorder, ref, write_photos
@@ -123,17 +128,17 @@ def test_nothing_is_begun_before_all_images_of_this_chunk_are_on_their_way(watch
 def test_where_several_threads_bring_chunks_nothing_is_begun_ahead(watched: Watched) -> None:
     engine = _engine(watched)
     turns = _turns(_chunk("a", 3), _chunk("c", 3)), _turns(_chunk("b", 3), _chunk("d", 3))
-    both, whole = threading.Barrier(2, timeout=PATIENCE_S), engine._score_refs
+    both, whole = threading.Barrier(2, timeout=PATIENCE_S), engine._begin_following
 
-    def both_there(*more: Any) -> Any:
+    def both_there(*more: Any) -> None:
         both.wait()
-        return whole(*more)
+        whole(*more)
+        both.wait()
+        watched.go_on.set()
 
-    engine._score_refs = both_there  # type: ignore[method-assign]
+    engine._begin_following = both_there  # type: ignore[method-assign]
     with ThreadPoolExecutor(2) as pool:
         scored = [pool.submit(_reasons, engine, first) for first, _ in turns]
-        _until(lambda: watched.of("a") + watched.of("b") == 6)
-        watched.go_on.set()
         assert [len(one.result()) for one in scored] == [3, 3]
     assert [second.begun for _, second in turns] == [None, None]
     assert watched.of("c") + watched.of("d") == 0
@@ -162,8 +167,89 @@ def test_what_was_prepared_for_one_adapter_is_not_given_to_the_next(
     _reasons(engine, first)
     assert second.begun is not None
     follower.said = "new"
+    abandoned = second.begun[1]
     assert _reasons(engine, second) == [image.image_uri for image in second.chunk.refs]
     assert next_one.of("b") == 3, "each was prepared by the adapter that scored it"
+    assert all(future.done() for window in abandoned._ahead for future in window)
+
+
+def test_what_was_begun_of_a_chunk_whose_turn_never_comes_is_given_up(watched: Watched) -> None:
+    class Blocked(ThreadPoolExecutor):
+        """One thread, which is busy."""
+
+        def __init__(self) -> None:
+            super().__init__(1)
+            self.submit(watched.go_on.wait, PATIENCE_S)
+
+    engine = _engine(watched)
+    with Blocked() as pool:
+        engine._pool = pool
+        turn = Turn(_chunk("a", 1), Turn(_chunk("b", 40)))
+        engine._begin_following(turn, engine._serving._lane)
+        assert turn.following is None or turn.following.begun is None, "nobody calls: nobody is alone"
+        with engine._calling():
+            engine._begin_following(turn, engine._serving._lane)
+        assert turn.following is not None
+        assert turn.following.begun is not None
+        futures = [future for window in turn.following.begun[1]._ahead for future in window]
+        assert len(futures) == 3
+        turn.following = None
+        assert all(future.cancelled() for future in futures)
+        watched.go_on.set()
+
+
+class _Watching(Engine):
+    """Notes which turns know what comes; as a class, since a job finds its engine by its own way."""
+
+    known: ClassVar[list[bool]] = []
+
+    def score(self, turn: Turn, *more: Any) -> Any:
+        self.known.append(turn.following is not None)
+        return super().score(turn, *more)
+
+
+def test_on_one_machine_every_chunk_of_a_bundle_but_the_last_knows_what_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _Watching.known.clear()
+    monkeypatch.setattr(engine_module, "Engine", _Watching)
+    release_engines()
+    photos = write_photos(tmp_path, 9)
+    chunks = [Chunk((ref(str(path), image_generation=None),)) for path in photos]
+    options = ScoringOptions(input=(str(tmp_path),), output="o", run_id="r")
+    with beam.Pipeline(runner=FnApiRunner()) as pipeline:
+        made = pipeline | beam.Create([chunks]) | beam.FlatMap(list).with_output_types(Chunk)
+        scored, _ = made | ScoreChunks(Job(options, FakeScorerFactory(), NOW))
+        uris = scored | beam.Map(lambda chunk: chunk.outcomes[0].ref.image_uri)
+        assert_that(uris, equal_to([str(path) for path in photos]))
+    release_engines()
+    assert _Watching.known == [True] * 8 + [False]
+
+
+@pytest.mark.parametrize(
+    ("source", "arguments", "is_held"),
+    [
+        ({"input": ("x",)}, [], True),
+        ({"manifest": "x.csv"}, ["--runner=DirectRunner"], True),
+        ({"input": ("x",)}, ["--runner=DataflowRunner"], False),
+        ({"input": ("x",)}, ["--runner=FlinkRunner"], False),
+        ({"watch": "gs://photos/2026/"}, ["--streaming"], False),
+        ({"subscription": "projects/project/subscriptions/photos"}, ["--streaming"], False),
+    ],
+)
+def test_chunks_are_held_until_the_next_is_known_where_one_thread_brings_a_bounded_number(
+    source: dict[str, Any], arguments: list[str], is_held: bool
+) -> None:
+    pipeline = beam.Pipeline(runner=FnApiRunner(), options=PipelineOptions(arguments))
+    build_pipeline(pipeline, Job(ScoringOptions(output="o", **source), FakeScorerFactory(), NOW))
+    steps: dict[str, Any] = {}
+
+    class Visitor(PipelineVisitor):  # type: ignore[misc]
+        def visit_transform(self, applied: Any) -> None:
+            steps[applied.full_label] = getattr(applied.transform, "fn", None)
+
+    pipeline.visit(Visitor())
+    assert isinstance(steps["ScoreChunks/AsBatch"], _InTurn) is is_held
 
 
 def test_rows_are_the_same_with_and_without_knowing_what_comes(tmp_path: Path) -> None:

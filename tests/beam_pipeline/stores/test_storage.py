@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -219,6 +219,6 @@ def test_a_file_that_grows_while_it_is_read_is_read_whole_or_refused(
 def test_what_tells_no_size_is_read_nevertheless(tmp_path: Path) -> None:
     pipe = tmp_path / "a.jpg"
     os.mkfifo(pipe)
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(pipe.write_bytes, b"a picture")
-        assert read_image(ref(str(pipe), image_generation=None), 100) == b"a picture"
+    # A daemon: who opens a pipe waits until somebody reads it.
+    threading.Thread(target=pipe.write_bytes, args=(b"a picture",), daemon=True).start()
+    assert read_image(ref(str(pipe), image_generation=None), 100) == b"a picture"
