@@ -40,6 +40,13 @@ class _Clock:
             self._seen.add(part)
             self._marks.append((part, self._now()))
 
+    def end_again(self, part: str) -> None:
+        """End a part that comes in several calls, one behind the other: with the last one."""
+        if self._marks[-1][0] == part:
+            self._marks.pop()
+            self._seen.discard(part)
+        self.end(part)
+
     def _now(self) -> Any:
         if self._device.type != "cuda":
             return time.perf_counter()
@@ -85,7 +92,7 @@ def _hooked(scorer: Scorer, clock: _Clock) -> Iterator[None]:
     model = scorer.decoder.model.model
     hooks = [
         model.visual.register_forward_pre_hook(lambda *_: clock.end("transfer")),
-        model.visual.register_forward_hook(lambda *_: clock.end("vit")),
+        model.visual.register_forward_hook(lambda *_: clock.end_again("vit")),
         model.language_model.register_forward_hook(lambda *_: clock.end("prefill")),
     ]
     try:
