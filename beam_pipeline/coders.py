@@ -139,8 +139,10 @@ class ChunkCoder(RecordCoder):
         return _estimated(value.refs)
 
 
-class TurnCoder(coders.Coder):
+class TurnCoder(RecordCoder):
     """Of turns: within one worker, where only their size is asked for. Elsewhere nothing follows."""
+
+    record = Turn
 
     def encode(self, value: Any) -> bytes:
         """Encode the chunk."""
@@ -150,17 +152,9 @@ class TurnCoder(coders.Coder):
         """Decode the chunk."""
         return Turn(decode(encoded, Chunk))
 
-    def is_deterministic(self) -> bool:
-        """Equal chunks give equal bytes."""
-        return True
-
     def estimate_size(self, value: Any) -> int:
         """Say about how many bytes a turn takes."""
         return _estimated(value.chunk.refs)
-
-    def to_type_hint(self) -> type:
-        """Of what it is the coder."""
-        return Turn
 
 
 class ScoredChunkCoder(RecordCoder):
@@ -175,9 +169,8 @@ class ScoredChunkCoder(RecordCoder):
 
 def register_coders() -> None:
     """Make Beam take these coders wherever a type hint names one of the records."""
-    for coder in (ImageRefCoder, ChunkCoder, ScoredChunkCoder):
+    for coder in (ImageRefCoder, ChunkCoder, TurnCoder, ScoredChunkCoder):
         coders.registry.register_coder(coder.record, coder)
-    coders.registry.register_coder(Turn, TurnCoder)
 
 
 def _estimated(records: Sequence[Any]) -> int:

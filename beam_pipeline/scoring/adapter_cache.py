@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from beam_pipeline.stores.storage import is_remote, join, local_path, open_binary
@@ -87,10 +88,14 @@ def _fetch(directory: str, manifest_bytes: bytes, folder: Path) -> None:
 
 def _forget_old_ones(cache: Path) -> None:
     """A stream that follows a pointer for months meets many adapters; the last ones are kept."""
-    by_age = sorted(cache.iterdir(), key=lambda entry: entry.stat().st_mtime, reverse=True)
-    for entry in by_age[_KEPT:]:
+    changed_at: dict[Path, float] = {}
+    for entry in cache.iterdir():
+        # Another process may be done with an unfinished copy at this moment.
+        with suppress(FileNotFoundError):
+            changed_at[entry] = entry.stat().st_mtime
+    for entry in sorted(changed_at, key=changed_at.__getitem__, reverse=True)[_KEPT:]:
         # Not one that another process may be reading.
-        if time.time() - entry.stat().st_mtime > _KEPT_S:
+        if time.time() - changed_at[entry] > _KEPT_S:
             shutil.rmtree(entry, ignore_errors=True)
 
 

@@ -61,9 +61,10 @@ class BeamObserver:
         """One ref has its outcome."""
         if isinstance(outcome, ScoringFailure):
             Metrics.counter(NAMESPACE, f"failures_{outcome.stage}").inc()
+            self._tally.add(failed=True)
         else:
             self._scored.inc()
-        self._tally.add(failed=isinstance(outcome, ScoringFailure))
+            self._tally.add(failed=False)
 
     def challenged(self, outcome: Outcome) -> None:
         """The challenger, too, came to an outcome for one ref."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from beam_pipeline.scoring import adapter_cache
 from beam_pipeline.scoring.adapter_cache import local_folder
 from beam_pipeline.scoring.adapters import adapter_folder, adapter_problems, read_identity
 from beam_pipeline.scoring.pointers import Pointer, pointer_of
@@ -222,6 +223,16 @@ def test_many_who_copy_the_same_adapter_at_once_share_one_whole_copy(
         folders = set(pool.map(local_folder, [uri] * 4))
     (folder,) = folders
     assert os.listdir(folder.parent) == [folder.name]
+
+
+def test_a_copy_that_goes_while_old_ones_are_looked_for_stops_nobody(tmp_path: Path) -> None:
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")  # listed, but not there when it is looked at
+    for number in range(6):
+        copy = tmp_path / str(number)
+        copy.mkdir()
+        os.utime(copy, (number, number))
+    adapter_cache._forget_old_ones(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["2", "3", "4", "5", "gone"]
 
 
 @pytest.mark.integration
