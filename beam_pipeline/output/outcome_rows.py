@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from beam_pipeline.stores.storage import join, list_files, open_binary
+from beam_pipeline.stores.storage import is_remote, join, list_files, open_binary
 from schemas.tables import KEY, SCORES, TIMES
 
 _TRIES = 5
@@ -92,39 +92,67 @@ def _file_rows(
         label_columns, numbers = ["stage", "error_type", "retryable"], []
     time = TIMES[table]
     columns = list(dict.fromkeys([*KEY, "role", "attempt", time, "run_id", *label_columns, *numbers]))
-    with open_binary(file) as source:
-        for batch in pq.ParquetFile(source).iter_batches(columns=columns):
-            counted = batch.filter(pa.array(_counts(batch, run_id), pa.bool_()))
-            columns_of = dict(zip(counted.schema.names, counted.columns, strict=True))
-            rows = _packed(columns_of, time, numbers)
-            rows["label"] = _label_indices([columns_of[name] for name in label_columns], labels)
+    # Reading ahead is for stores that are far away; here it would take as long as the reading.
+    with open_binary(file) as source, pq.ParquetFile(source, pre_buffer=is_remote(file)) as parquet:
+        for batch in parquet.iter_batches(columns=columns):
+            counts = _counts(batch, run_id)
+            counted = batch if counts.all() else batch.filter(pa.array(counts))
+            rows = _packed(counted, time, numbers)
+            rows["label"] = _label_indices([counted.column(name) for name in label_columns], labels)
             yield rows
 
 
-def _counts(batch: pa.RecordBatch, run_id: str | None) -> list[bool]:
+def _counts(batch: pa.RecordBatch, run_id: str | None) -> NDArray[np.bool_]:
     """Row by row: the champion's (failures of earlier versions name no role), and of the run asked for."""
-    roles = batch.column("role").to_pylist() if "role" in batch.schema.names else [None] * len(batch)
-    runs = batch.column("run_id").to_pylist()
-    return [
-        role in (None, "champion") and run_id in (None, run) for role, run in zip(roles, runs, strict=True)
-    ]
+    counts = np.ones(len(batch), bool)
+    if "role" in batch.schema.names:
+        counts &= _one_of(batch.column("role"), (None, "champion"))
+    if run_id is not None:
+        counts &= _one_of(batch.column("run_id"), (run_id,))
+    return counts
 
 
-def _packed(columns: dict[str, pa.Array], time: str, numbers: list[str]) -> NDArray[Any]:
-    uris, generations, revisions = (columns[name].to_pylist() for name in KEY)
-    rows = np.empty(len(uris), ROW)
+def _packed(batch: pa.RecordBatch, time: str, numbers: list[str]) -> NDArray[Any]:
+    uris, generations, revisions = (batch.column(name) for name in KEY)
+    named, revision_codes = _codes(revisions)
+    of_row = (named[code] for code in revision_codes)
+    images = list(zip(uris.to_numpy(zero_copy_only=False), of_row, strict=True))
+    rows = np.empty(len(batch), ROW)
     # Python's own 64-bit hash: these numbers never leave the process.
-    rows["key"] = [hash(key) for key in zip(uris, generations, revisions, strict=True)]
-    rows["image"] = [hash(key) for key in zip(uris, revisions, strict=True)]
-    rows["unversioned"] = [generation is None for generation in generations]
-    rows["attempt"] = columns["attempt"].to_numpy()
-    rows["time_us"] = columns[time].cast(pa.int64()).to_numpy()
+    rows["image"] = [hash(image) for image in images]
+    rows["key"] = [hash(key) for key in zip(images, generations.to_pylist(), strict=True)]
+    rows["unversioned"] = generations.is_null().to_numpy(zero_copy_only=False)
+    rows["attempt"] = batch.column("attempt").to_numpy()
+    rows["time_us"] = batch.column(time).view(pa.int64()).to_numpy()
     rows["score"] = rows["format_mass"] = np.nan
     for name in numbers:
-        rows[name] = columns[name].to_numpy(zero_copy_only=False)
+        rows[name] = batch.column(name).to_numpy(zero_copy_only=False)
     return rows
 
 
-def _label_indices(columns: list[pa.Array], labels: dict[tuple[Any, ...], int]) -> list[int]:
-    values = zip(*(column.to_pylist() for column in columns), strict=True)
-    return [labels.setdefault(label, len(labels)) for label in values]
+def _label_indices(
+    columns: Sequence[pa.Array], labels: dict[tuple[Any, ...], int]
+) -> NDArray[np.integer[Any]]:
+    """Row by row, which label the columns' values together are; new ones are added."""
+    values, codes = zip(*(_codes(column) for column in columns), strict=True)
+    sizes = [len(value) for value in values]
+    found, of_row = np.unique(np.ravel_multi_index(codes, sizes), return_inverse=True)
+    combinations = zip(*np.unravel_index(found, sizes), strict=True)
+    indices = [
+        labels.setdefault(tuple(value[code] for value, code in zip(values, each, strict=True)), len(labels))
+        for each in combinations
+    ]
+    return np.array(indices, int)[of_row]
+
+
+def _one_of(column: pa.Array, wanted: Sequence[str | None]) -> NDArray[np.bool_]:
+    values, codes = _codes(column)
+    return np.array([value in wanted for value in values])[codes]
+
+
+def _codes(column: pa.Array) -> tuple[list[Any], NDArray[np.integer[Any]]]:
+    """Distinct values of a column, null last, and for each row which it is: there are few, of many rows."""
+    encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+    values = [*encoded.dictionary.to_pylist(), None]
+    codes = encoded.indices.fill_null(len(values) - 1) if encoded.null_count else encoded.indices
+    return values, codes.to_numpy()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,10 +28,11 @@ def encode(
         looked_up_by: Columns that get a bloom filter, where this pyarrow can write one (25 can, 18 not).
     """
     schema = table.schema
-    buffer = io.BytesIO()
+    # Arrow's own: a file object of Python's would be called for every page.
+    written = pa.BufferOutputStream()
     pq.write_table(
         table,
-        buffer,
+        written,
         compression="zstd",
         # Floats and long texts do not repeat: a dictionary would only cost.
         use_dictionary=[field.name for field in schema if pa.types.is_dictionary(field.type)],
@@ -44,7 +44,7 @@ def encode(
         ],
         **_bloom_filters(looked_up_by, min(row_group_rows or len(table), len(table))),
     )
-    return buffer.getvalue()
+    return written.getvalue().to_pybytes()
 
 
 def _bloom_filters(columns: Sequence[str], rows: int) -> dict[str, Any]:
