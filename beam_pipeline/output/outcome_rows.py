@@ -92,9 +92,11 @@ def _file_rows(
         label_columns, numbers = ["stage", "error_type", "retryable"], []
     time = TIMES[table]
     columns = list(dict.fromkeys([*KEY, "role", "attempt", time, "run_id", *label_columns, *numbers]))
-    # Reading ahead is for stores that are far away; here it would take as long as the reading.
+    # Reading ahead is for stores that are far away, and threads are for large files: to start either takes
+    # as long as it takes to read a chunk's rows.
     with open_binary(file) as source, pq.ParquetFile(source, pre_buffer=is_remote(file)) as parquet:
-        for batch in parquet.iter_batches(columns=columns):
+        is_large = parquet.num_row_groups > 1
+        for batch in parquet.iter_batches(columns=columns, use_threads=is_large):
             counts = _counts(batch, run_id)
             counted = batch if counts.all() else batch.filter(pa.array(counts))
             rows = _packed(counted, time, numbers)
