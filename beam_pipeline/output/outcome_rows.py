@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from beam_pipeline.output.categories import codes_of, is_one_of
 from beam_pipeline.stores.storage import is_remote, join, list_files, open_binary
 from schemas.tables import KEY, SCORES, TIMES
 
@@ -108,15 +109,15 @@ def _counts(batch: pa.RecordBatch, run_id: str | None) -> NDArray[np.bool_]:
     """Row by row: the champion's (failures of earlier versions name no role), and of the run asked for."""
     counts = np.ones(len(batch), bool)
     if "role" in batch.schema.names:
-        counts &= _one_of(batch.column("role"), (None, "champion"))
+        counts &= is_one_of(batch.column("role"), (None, "champion"))
     if run_id is not None:
-        counts &= _one_of(batch.column("run_id"), (run_id,))
+        counts &= is_one_of(batch.column("run_id"), (run_id,))
     return counts
 
 
 def _packed(batch: pa.RecordBatch, time: str, numbers: list[str]) -> NDArray[Any]:
     uris, generations, revisions = (batch.column(name) for name in KEY)
-    named, revision_codes = _codes(revisions)
+    named, revision_codes = codes_of(revisions)
     of_row = (named[code] for code in revision_codes)
     images = list(zip(uris.to_numpy(zero_copy_only=False), of_row, strict=True))
     rows = np.empty(len(batch), ROW)
@@ -136,7 +137,7 @@ def _label_indices(
     columns: Sequence[pa.Array], labels: dict[tuple[Any, ...], int]
 ) -> NDArray[np.integer[Any]]:
     """Row by row, which label the columns' values together are; new ones are added."""
-    values, codes = zip(*(_codes(column) for column in columns), strict=True)
+    values, codes = zip(*(codes_of(column) for column in columns), strict=True)
     sizes = [len(value) for value in values]
     found, of_row = np.unique(np.ravel_multi_index(codes, sizes), return_inverse=True)
     combinations = zip(*np.unravel_index(found, sizes), strict=True)
@@ -145,16 +146,3 @@ def _label_indices(
         for each in combinations
     ]
     return np.array(indices, int)[of_row]
-
-
-def _one_of(column: pa.Array, wanted: Sequence[str | None]) -> NDArray[np.bool_]:
-    values, codes = _codes(column)
-    return np.array([value in wanted for value in values])[codes]
-
-
-def _codes(column: pa.Array) -> tuple[list[Any], NDArray[np.integer[Any]]]:
-    """Distinct values of a column, null last, and for each row which it is: there are few, of many rows."""
-    encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
-    values = [*encoded.dictionary.to_pylist(), None]
-    codes = encoded.indices.fill_null(len(values) - 1) if encoded.null_count else encoded.indices
-    return values, codes.to_numpy()

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pyarrow.parquet as pq
 
+from beam_pipeline.output.categories import is_one_of
 from beam_pipeline.stores.storage import open_binary
 from schemas.tables import KEY
 
@@ -17,7 +18,10 @@ def scored_keys(file: str, revision: str) -> Iterator[tuple[str, int]]:
     """
     with open_binary(file) as source:
         for batch in pq.ParquetFile(source).iter_batches(columns=[*KEY, "role"]):
-            columns = (batch.column(name).to_pylist() for name in (*KEY, "role"))
-            for uri, generation, found, role in zip(*columns, strict=True):
-                if found == revision and role == "champion":
-                    yield uri, -1 if generation is None else generation
+            uris, generations, revisions = (batch.column(name) for name in KEY)
+            holds = is_one_of(revisions, (revision,)) & is_one_of(batch.column("role"), ("champion",))
+            yield from zip(
+                uris.to_numpy(zero_copy_only=False)[holds],
+                generations.fill_null(-1).to_numpy()[holds].tolist(),
+                strict=True,
+            )
