@@ -142,10 +142,6 @@ class Engine:
         self._callers = 0
         self._callers_lock = threading.Lock()
 
-    def score_chunk(self, chunk: Chunk, run_id: str, observer: Observer) -> ScoredChunk:
-        """Score a chunk of which nobody knows what comes next; see ``score``."""
-        return self.score(Turn(chunk), run_id, observer)
-
     def score(self, turn: Turn, run_id: str, observer: Observer) -> ScoredChunk:
         """Score a chunk, and begin to prepare the one after it where the model would have to wait for that.
 

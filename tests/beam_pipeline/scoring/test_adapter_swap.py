@@ -30,6 +30,7 @@ from beam_pipeline.scoring.handler import NAMESPACE
 from beam_pipeline.scoring.pointers import Pointer
 from beam_pipeline.scoring.scorers import ModelScorerFactory
 from beam_pipeline.scoring.switching import ChunkGate
+from beam_pipeline.scoring.turns import Turn
 from model.adapters import read_manifest
 from model.backbone import EMBEDDED_ADAPTER
 from model.images import ImageLimits, Room, unbounded
@@ -155,7 +156,7 @@ def test_ten_swaps_under_load_lose_nothing_and_every_row_names_an_adapter_of_its
     def load(number: int) -> None:
         while not done.is_set():
             before = follower.switches
-            scored = engine.score_chunk(chunks[number % len(chunks)], "run", Recorder())
+            scored = engine.score(Turn(chunks[number % len(chunks)]), "run", Recorder())
             results.append((before, scored, follower.switches))
 
     with ThreadPoolExecutor(4) as pool:
@@ -194,11 +195,11 @@ def test_a_chunk_in_work_ends_with_its_adapter_and_the_switch_waits_for_it(
     slow: Any = Slow(FakeScorer(revision="r0"))
     engine = Engine(slow, ALWAYS, follower=follower)
     with ThreadPoolExecutor(2) as pool:
-        in_work: Future[ScoredChunk] = pool.submit(engine.score_chunk, first, "run", Recorder())
+        in_work: Future[ScoredChunk] = pool.submit(engine.score, Turn(first), "run", Recorder())
         assert started.wait(PATIENCE_S)
         publish(pointer, "r1")
         recorder = Recorder()
-        later = pool.submit(engine.score_chunk, second, "run", recorder)
+        later = pool.submit(engine.score, Turn(second), "run", recorder)
         try:
             until(lambda: follower.prepared > 0)
             assert (follower.switches, later.done()) == (0, False)
@@ -259,7 +260,7 @@ def test_the_pointer_is_looked_at_once_in_the_time_given_however_many_chunks_com
     seen = []
     for moment in (0.0, 1.0, 29.9, 30.0, 30.1, 59.9, 60.0):
         now = moment
-        seen.append((*revisions(engine.score_chunk(chunk, "run", Recorder())), follower.looks))
+        seen.append((*revisions(engine.score(Turn(chunk), "run", Recorder())), follower.looks))
     assert seen == [("r0", 0), ("r0", 0), ("r0", 0), ("r1", 1), ("r1", 1), ("r1", 1), ("r1", 2)]
     assert follower.prepared == 1
 
@@ -272,12 +273,12 @@ def test_what_was_refused_is_not_tried_again_until_the_pointer_changes(
     follower.trouble = ConfigurationError(["its weights are cut off", "it is of another base"])
     publish(pointer, "r1")
     for _ in range(3):
-        assert revisions(engine.score_chunk(chunk, "run", recorder)) == {"r0"}
+        assert revisions(engine.score(Turn(chunk), "run", recorder)) == {"r0"}
     assert (follower.prepared, recorder.failed_switches, len(caplog.records)) == (1, 1, 1)
     assert "its weights are cut off; it is of another base" in caplog.text
     follower.trouble = None
     publish(pointer, "r1\nuploaded again")
-    assert revisions(engine.score_chunk(chunk, "run", recorder)) == {"r1\nuploaded again"}
+    assert revisions(engine.score(Turn(chunk), "run", recorder)) == {"r1\nuploaded again"}
     assert (follower.prepared, recorder.failed_switches) == (2, 1)
 
 
@@ -296,10 +297,10 @@ def test_what_can_only_not_be_read_now_is_tried_again_and_told_once(
     follower.trouble = trouble
     publish(pointer, "r1")
     for _ in range(3):
-        assert revisions(engine.score_chunk(chunk, "run", recorder)) == {"r0"}
+        assert revisions(engine.score(Turn(chunk), "run", recorder)) == {"r0"}
     assert (follower.prepared, recorder.failed_switches, len(caplog.records)) == (3, 1, 1)
     follower.trouble = None
-    assert revisions(engine.score_chunk(chunk, "run", recorder)) == {"r1"}
+    assert revisions(engine.score(Turn(chunk), "run", recorder)) == {"r1"}
 
 
 def test_a_switch_that_cannot_be_made_leaves_the_old_one_serving(
@@ -309,7 +310,7 @@ def test_a_switch_that_cannot_be_made_leaves_the_old_one_serving(
     engine, recorder = engine_of(follower), Recorder()
     follower.late_trouble = ConfigurationError("no memory left")
     publish(pointer, "r1")
-    scored = [engine.score_chunk(chunk, "run", recorder) for _ in range(2)]
+    scored = [engine.score(Turn(chunk), "run", recorder) for _ in range(2)]
     assert all(revisions(each) == {"r0"} for each in scored)
     assert all(isinstance(outcome, ImageScore) for each in scored for outcome in each.outcomes)
     assert (recorder.failed_switches, recorder.switches) == (1, [])
@@ -327,7 +328,7 @@ def test_a_device_that_is_lost_while_switching_is_not_hidden(
         engine = engine_of(replace(follower, **{trouble: AcceleratorError("assert")}))
         publish(pointer, "r1")
         with pytest.raises(AcceleratorError):
-            engine.score_chunk(chunk, "run", Recorder())
+            engine.score(Turn(chunk), "run", Recorder())
 
 
 def test_going_back_to_the_adapter_in_place_is_no_switch(tmp_path: Path, pointer: Path) -> None:
@@ -336,7 +337,7 @@ def test_going_back_to_the_adapter_in_place_is_no_switch(tmp_path: Path, pointer
     recorder = Recorder()
     for content, expected in (("broken", "r0"), ("r0\nonce more", "r0"), ("r1", "r1"), ("r0", "r0")):
         publish(pointer, content)
-        assert revisions(engine.score_chunk(chunk, "run", recorder)) == {expected}
+        assert revisions(engine.score(Turn(chunk), "run", recorder)) == {expected}
     assert (len(recorder.switches), recorder.failed_switches) == (2, 1)
 
 
@@ -363,7 +364,7 @@ def test_the_embedded_model_there_and_back_scores_bit_by_bit_as_if_freshly_loade
     (chunk,) = chunks_of(tmp_path / "photos", chunks=1, images=6)
     adapters = {str(EMBEDDED_ADAPTER): EMBEDDED_ADAPTER, str(variant): variant}
     fresh = {
-        name: predictions(pinned_engine(factory_of(name), SETTINGS).score_chunk(chunk, "run", Recorder()))
+        name: predictions(pinned_engine(factory_of(name), SETTINGS).score(Turn(chunk), "run", Recorder()))
         for name in adapters
     }
     assert fresh[str(EMBEDDED_ADAPTER)] != fresh[str(variant)]
@@ -371,7 +372,7 @@ def test_the_embedded_model_there_and_back_scores_bit_by_bit_as_if_freshly_loade
     engine, recorder = pinned_engine(factory_of(str(pointer)), ALWAYS), Recorder()
     for name in (str(EMBEDDED_ADAPTER), str(variant), str(EMBEDDED_ADAPTER), str(variant)):
         publish(pointer, name)
-        scored = engine.score_chunk(chunk, "run", recorder)
+        scored = engine.score(Turn(chunk), "run", recorder)
         assert predictions(scored) == fresh[name]
         assert revisions(scored) == {read_manifest(adapters[name])[1]}
     assert (len(recorder.switches), recorder.failed_switches) == (3, 0)
@@ -411,20 +412,20 @@ def test_a_pointer_to_garbage_leaves_the_old_one_serving_with_one_warning(
     (chunk,) = chunks_of(tmp_path / "photos", chunks=1, images=1)
     publish(pointer, str(EMBEDDED_ADAPTER))
     engine, recorder = pinned_engine(factory_of(str(pointer)), ALWAYS), Recorder()
-    before = engine.score_chunk(chunk, "run", recorder)
+    before = engine.score(Turn(chunk), "run", recorder)
     said = _garbage(kind, tmp_path, variant)
     if said is None:
         pointer.unlink()
     else:
         publish(pointer, said)
     for _ in range(3):
-        assert predictions(engine.score_chunk(chunk, "run", recorder)) == predictions(before)
+        assert predictions(engine.score(Turn(chunk), "run", recorder)) == predictions(before)
     warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert len(warnings) == 1
     assert reason in warnings[0].getMessage()
     assert (recorder.failed_switches, recorder.switches) == (1, [])
     publish(pointer, str(variant))
-    assert revisions(engine.score_chunk(chunk, "run", recorder)) == {read_manifest(variant)[1]}
+    assert revisions(engine.score(Turn(chunk), "run", recorder)) == {read_manifest(variant)[1]}
     assert (recorder.failed_switches, len(recorder.switches)) == (1, 1)
 
 
@@ -452,7 +453,7 @@ def test_a_pointer_and_its_adapters_in_an_object_store_are_followed_while_the_jo
                 server.delete("gs://adapters/current")
             else:
                 server.upload("gs://adapters/current", said)
-            (outcome, _) = engine.score_chunk(chunk, "run", recorder).outcomes
+            (outcome, _) = engine.score(Turn(chunk), "run", recorder).outcomes
             assert isinstance(outcome, ImageScore)
             told.append((outcome.provenance.adapter, recorder.failed_switches))
     finally:

@@ -23,6 +23,7 @@ from beam_pipeline.scoring.engine import Engine
 from beam_pipeline.scoring.fakes import FakePrepared, FakeScorer, FakeScorerFactory
 from beam_pipeline.scoring.handler import NAMESPACE
 from beam_pipeline.scoring.scorers import Challenger
+from beam_pipeline.scoring.turns import Turn
 from beam_pipeline.sources.chunks import shard_of
 from model.images import Room, unbounded
 from model.scorer import Scorer
@@ -129,7 +130,7 @@ def test_exactly_the_images_of_the_share_have_a_second_outcome_in_the_order_of_t
     tmp_path: Path,
 ) -> None:
     chunk, recorder = chunk_of(tmp_path / "in", [f"{number}" for number in range(60)]), Recorder()
-    scored = engine_of(0.3).score_chunk(chunk, "run", recorder)
+    scored = engine_of(0.3).score(Turn(chunk), "run", recorder)
     assert [outcome.ref for outcome in scored.outcomes] == list(chunk.refs)
     wanted = [image.image_uri for image in chunk.refs if in_share(image.image_uri, 0.3)]
     assert 0 < len(wanted) < 60
@@ -147,15 +148,15 @@ def test_exactly_the_images_of_the_share_have_a_second_outcome_in_the_order_of_t
 def test_the_champions_outcomes_are_those_of_a_job_without_challenger(tmp_path: Path) -> None:
     chunk = chunk_of(tmp_path / "in", ["a", "undecodable", "b", "poison", "narrow", "c"])
     first: Any = First()
-    alone = Engine(first, SETTINGS, clock=lambda: NOW).score_chunk(chunk, "run", Recorder())
+    alone = Engine(first, SETTINGS, clock=lambda: NOW).score(Turn(chunk), "run", Recorder())
     assert alone.challenger_outcomes == ()
-    assert engine_of(1.0).score_chunk(chunk, "run", Recorder()).outcomes == alone.outcomes
+    assert engine_of(1.0).score(Turn(chunk), "run", Recorder()).outcomes == alone.outcomes
 
 
 def test_a_challengers_failures_are_its_own_and_what_nobody_can_read_is_one_row(tmp_path: Path) -> None:
     chunk = chunk_of(tmp_path / "in", ["fine", "undecodable", "narrow", "poison"])
     gone = ref(str(tmp_path / "gone.jpg"))
-    scored = engine_of(1.0).score_chunk(Chunk((*chunk.refs, gone)), "run", Recorder())
+    scored = engine_of(1.0).score(Turn(Chunk((*chunk.refs, gone))), "run", Recorder())
     failed = [outcome for outcome in scored.outcomes if isinstance(outcome, ScoringFailure)]
     assert [(o.stage, o.role, o.adapter_revision) for o in failed] == [
         ("decode", "champion", "first"),
@@ -175,7 +176,7 @@ def test_a_challengers_failures_are_its_own_and_what_nobody_can_read_is_one_row(
 
 def test_a_challengers_micro_batches_are_filled_across_windows_by_its_own_budget(tmp_path: Path) -> None:
     chunk, recorder = chunk_of(tmp_path / "in", [f"{number}" for number in range(16)]), Recorder()
-    engine_of(1.0, token_budget=9).score_chunk(chunk, "run", recorder)
+    engine_of(1.0, token_budget=9).score(Turn(chunk), "run", recorder)
     # Four of the champion's at a time; three tokens an image and nine a micro-batch for the challenger.
     assert sorted(recorder.batches) == [1, 3, 3, 3, 3, 3, 4, 4, 4, 4]
 
@@ -190,7 +191,7 @@ def test_a_configuration_error_of_the_challenger_stops_the_job(tmp_path: Path) -
     first: Any = First()
     engine = Engine(first, SETTINGS, challenger=Challenger(Wrong(), 1.0))
     with pytest.raises(ConfigurationError):
-        engine.score_chunk(chunk, "run", Recorder())
+        engine.score(Turn(chunk), "run", Recorder())
 
 
 # --- whole jobs --------------------------------------------------------------------------------------

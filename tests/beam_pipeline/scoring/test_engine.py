@@ -21,6 +21,7 @@ from beam_pipeline.scoring.engine import (
 from beam_pipeline.scoring.fakes import FakePrepared, FakeScorer, FakeScorerFactory
 from beam_pipeline.scoring.prefetch import Preparer, WindowsAhead
 from beam_pipeline.scoring.scorers import Serving
+from beam_pipeline.scoring.turns import Turn
 from model.images import Room, unbounded
 from schemas.errors import ConfigurationError, DecodeError
 from schemas.records import (
@@ -108,7 +109,7 @@ def test_every_ref_becomes_exactly_one_outcome_in_order_and_the_bad_ones_alone_f
 ) -> None:
     chunk = _write(tmp_path_factory.mktemp("chunk"), scripts)
     recorder = Recorder()
-    scored = _engine(ScriptedScorer(capacity)).score_chunk(chunk, "run", recorder)
+    scored = _engine(ScriptedScorer(capacity)).score(Turn(chunk), "run", recorder)
     assert [outcome.ref for outcome in scored.outcomes] == list(chunk.refs)
     for script, outcome in zip(scripts, scored.outcomes, strict=True):
         if script.startswith("fine") or (script.startswith("size") and int(script.split()[1]) <= capacity):
@@ -129,7 +130,7 @@ def test_each_failure_says_stage_type_and_whether_to_retry(tmp_path: Path) -> No
     (tmp_path / "large.jpg").write_bytes(b"x" * 2000)
     refs = (*chunk.refs[:5], gone, unlisted, changed, large)
     engine = _engine(ScriptedScorer(capacity=100), replace(SETTINGS, max_file_bytes=1000))
-    outcomes = engine.score_chunk(Chunk(refs), "run", Recorder()).outcomes
+    outcomes = engine.score(Turn(Chunk(refs)), "run", Recorder()).outcomes
     told = [(o.stage, o.error_type, o.retryable) for o in outcomes if isinstance(o, ScoringFailure)]
     assert told == [
         ("decode", "DecodeError", False),
@@ -146,7 +147,7 @@ def test_each_failure_says_stage_type_and_whether_to_retry(tmp_path: Path) -> No
 
 
 def test_an_undecodable_image_still_has_its_hash_and_length(tmp_path: Path) -> None:
-    (outcome,) = _engine(ScriptedScorer()).score_chunk(_write(tmp_path, ["bug"]), "run", Recorder()).outcomes
+    (outcome,) = _engine(ScriptedScorer()).score(Turn(_write(tmp_path, ["bug"])), "run", Recorder()).outcomes
     assert outcome.facts.size_bytes == 3
     assert outcome.facts.image_id is not None
     assert len(outcome.facts.image_id) == 64
@@ -156,25 +157,25 @@ def test_running_out_of_memory_makes_later_micro_batches_smaller(tmp_path: Path)
     settings = replace(SETTINGS, prefetch_images=64, micro_batch_images=16, token_budget=64)
     recorder = Recorder()
     engine = _engine(ScriptedScorer(capacity=20), settings)
-    engine.score_chunk(_write(tmp_path, ["fine"] * 32), "run", recorder)
+    engine.score(Turn(_write(tmp_path, ["fine"] * 32)), "run", recorder)
     assert sum(recorder.batches) == 32
     recorder.batches.clear()
-    engine.score_chunk(_write(tmp_path, ["fine"] * 32), "run", recorder)
+    engine.score(Turn(_write(tmp_path, ["fine"] * 32)), "run", recorder)
     # 16 images of 4 tokens did not fit into 20, nor 8; 4 did.
     assert set(recorder.batches) == {4}
 
 
 def test_a_lost_device_and_a_wrong_configuration_are_not_blamed_on_images(tmp_path: Path) -> None:
     with pytest.raises(AcceleratorError):
-        _engine(ScriptedScorer()).score_chunk(_write(tmp_path, ["fine", "device"]), "run", Recorder())
+        _engine(ScriptedScorer()).score(Turn(_write(tmp_path, ["fine", "device"])), "run", Recorder())
     with pytest.raises(ConfigurationError):
-        _engine(ScriptedScorer()).score_chunk(_write(tmp_path, ["configuration"]), "run", Recorder())
+        _engine(ScriptedScorer()).score(Turn(_write(tmp_path, ["configuration"])), "run", Recorder())
 
 
 def test_a_partly_filled_micro_batch_is_filled_from_the_next_window(tmp_path: Path) -> None:
     settings = replace(SETTINGS, prefetch_images=6, micro_batch_images=4)
     recorder = Recorder()
-    _engine(ScriptedScorer(), settings).score_chunk(_write(tmp_path, ["fine"] * 11), "run", recorder)
+    _engine(ScriptedScorer(), settings).score(Turn(_write(tmp_path, ["fine"] * 11)), "run", recorder)
     assert recorder.batches == [4, 4, 3]
 
 
@@ -216,7 +217,7 @@ def test_micro_batches_do_not_depend_on_which_thread_was_faster(tmp_path: Path) 
     for threads in (1, 2, 8):
         recorder = Recorder()
         settings = replace(SETTINGS, fetch_threads=threads, token_budget=20)
-        _engine(ScriptedScorer(), settings).score_chunk(chunk, "run", recorder)
+        _engine(ScriptedScorer(), settings).score(Turn(chunk), "run", recorder)
         seen.add(tuple(outcome.ref.image_uri for outcome in recorder.outcomes))
     assert len(seen) == 1
 
@@ -224,7 +225,7 @@ def test_micro_batches_do_not_depend_on_which_thread_was_faster(tmp_path: Path) 
 def test_a_context_of_special_tokens_is_data(tmp_path: Path) -> None:
     (photo,) = write_photos(tmp_path, 1)
     image = ref(str(photo), image_generation=os.stat(photo).st_mtime_ns, context="<|image_pad|>")
-    (outcome,) = _engine(FakeScorer()).score_chunk(Chunk((image,)), "run", Recorder()).outcomes
+    (outcome,) = _engine(FakeScorer()).score(Turn(Chunk((image,))), "run", Recorder()).outcomes
     assert isinstance(outcome, ImageScore)
     assert outcome.ref.context == "<|image_pad|>"
 
@@ -260,6 +261,6 @@ def test_an_engine_is_loaded_once_a_process_whoever_asks() -> None:
 def test_an_error_that_quotes_an_undecodable_name_becomes_a_message_that_a_row_can_hold() -> None:
     engine = _engine(FakeScorer())
     image = ImageRef("x", event_time=NOW, problem=ListingProblem("list", "ListingError", "caf\udce9"))
-    (outcome,) = engine.score_chunk(Chunk((image,)), "run", Recorder()).outcomes
+    (outcome,) = engine.score(Turn(Chunk((image,))), "run", Recorder()).outcomes
     assert isinstance(outcome, ScoringFailure)
     assert outcome.message.encode() == b"caf\\udce9"

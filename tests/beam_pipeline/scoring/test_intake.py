@@ -17,6 +17,7 @@ from beam_pipeline.scoring import engine as engine_module
 from beam_pipeline.scoring.engine import Engine, EngineSettings
 from beam_pipeline.scoring.fakes import FakeScorer
 from beam_pipeline.scoring.prefetch import Preparer
+from beam_pipeline.scoring.turns import Turn
 from model.images import Room, decoded_bytes, inspect_image, unbounded
 from schemas.errors import DecodeError
 from schemas.records import Chunk, ImageFacts, ImageRef, ImageScore, Prediction
@@ -109,7 +110,7 @@ def _score(scorer: SlowScorer, settings: EngineSettings, monkeypatch: pytest.Mon
     engine = Engine(scorer, settings, clock=lambda: NOW)
     chunks = _chunks()
     with ThreadPoolExecutor(THREADS) as pool:
-        scored = list(pool.map(lambda chunk: engine.score_chunk(chunk, "run", Recorder()), chunks))
+        scored = list(pool.map(lambda chunk: engine.score(Turn(chunk), "run", Recorder()), chunks))
     for chunk, done in zip(chunks, scored, strict=True):
         assert [outcome.ref for outcome in done.outcomes] == list(chunk.refs)
         for image, outcome in zip(chunk.refs, done.outcomes, strict=True):
@@ -165,7 +166,7 @@ def test_other_chunks_wait_with_nothing_but_their_refs(monkeypatch: pytest.Monke
     monkeypatch.setattr(scorer, "predict", predict)
     engine = Engine(scorer, SETTINGS, clock=lambda: NOW)
     with ThreadPoolExecutor(THREADS) as pool:
-        work = [pool.submit(engine.score_chunk, chunk, "run", Recorder()) for chunk in _chunks()]
+        work = [pool.submit(engine.score, Turn(chunk), "run", Recorder()) for chunk in _chunks()]
         assert two.wait(60)
         time.sleep(0.1)  # a third one's chance
         assert len(touched) == 2

@@ -14,6 +14,7 @@ from beam_pipeline.scoring.engine import Engine
 from beam_pipeline.scoring.fakes import FakePrepared, FakeScorer
 from beam_pipeline.scoring.lanes import Lane, Waiting, device_thread
 from beam_pipeline.scoring.scorers import StagingScorer
+from beam_pipeline.scoring.turns import Turn
 from model.images import Room, unbounded
 from model.scorer import Scorer
 from schemas.errors import ConfigurationError
@@ -90,7 +91,7 @@ def test_the_next_micro_batch_is_staged_while_one_is_scored(tmp_path: Path) -> N
     in_time: list[bool] = []
     opener = threading.Thread(target=open_when_staged)
     opener.start()
-    scored = engine.score_chunk(chunk(tmp_path, 20), "run", Recorder())
+    scored = engine.score(Turn(chunk(tmp_path, 20)), "run", Recorder())
     opener.join()
     assert in_time == [True]
     assert all(isinstance(outcome, ImageScore) for outcome in scored.outcomes)
@@ -120,7 +121,7 @@ def test_memory_that_runs_out_in_scoring_or_staging_halves_the_micro_batch_for_g
 
 def test_an_image_that_does_not_fit_alone_fails_alone(tmp_path: Path) -> None:
     scorer = Stager(stage_room=0)
-    scored = Engine(scorer, SETTINGS, clock=lambda: NOW).score_chunk(chunk(tmp_path, 5), "run", Recorder())
+    scored = Engine(scorer, SETTINGS, clock=lambda: NOW).score(Turn(chunk(tmp_path, 5)), "run", Recorder())
     assert [type(outcome) for outcome in scored.outcomes] == [ScoringFailure] * 5
     assert {o.error_type for o in scored.outcomes if isinstance(o, ScoringFailure)} == {"OutOfMemoryError"}
 
@@ -130,9 +131,9 @@ def test_a_chunk_that_is_given_up_leaves_nothing_behind_on_the_device(tmp_path: 
     scorer.gate.set()
     engine = Engine(scorer, SETTINGS, clock=lambda: NOW)
     with pytest.raises(ConfigurationError):
-        engine.score_chunk(chunk(tmp_path, 20), "run", Recorder())
+        engine.score(Turn(chunk(tmp_path, 20)), "run", Recorder())
     scorer.failing = None
-    scored = engine.score_chunk(chunk(tmp_path, 3), "run", Recorder())
+    scored = engine.score(Turn(chunk(tmp_path, 3)), "run", Recorder())
     assert all(isinstance(outcome, ImageScore) for outcome in scored.outcomes)
 
 

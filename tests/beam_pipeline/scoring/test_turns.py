@@ -258,7 +258,7 @@ def test_rows_are_the_same_with_and_without_knowing_what_comes(tmp_path: Path) -
     photos[20].unlink()
     refs: list[ImageRef] = [ref(str(path), image_generation=None) for path in photos]
     chunks = [Chunk(tuple(refs[begin:end])) for begin, end in ((0, 1), (1, 9), (9, 9), (9, 23))]
-    alone = [_engine(FakeScorer()).score_chunk(chunk, "run", Recorder()) for chunk in chunks]
+    alone = [_engine(FakeScorer()).score(Turn(chunk), "run", Recorder()) for chunk in chunks]
     engine, recorder = _engine(FakeScorer()), Recorder()
     assert [engine.score(turn, "run", recorder) for turn in _turns(*chunks)] == alone
     assert len(recorder.outcomes) == 23

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from beam_pipeline.__main__ import main
 from beam_pipeline.scoring.engine import Engine
 from beam_pipeline.scoring.fakes import FakeScorer, FakeScorerFactory
+from beam_pipeline.scoring.turns import Turn
 from beam_pipeline.sources.sidecars import MOST_BYTES, context_text, sidecar_context, sidecar_uris
 from beam_pipeline.stores import gcs_access
 from schemas.errors import FetchError, SidecarError
@@ -203,7 +204,7 @@ def photos(tmp_path: Path) -> list[Path]:
 
 def _outcomes(refs: list[ImageRef], *, sidecars: bool = True) -> Iterator[Outcome]:
     engine = Engine(FakeScorer(), WITH_SIDECARS if sidecars else SETTINGS, clock=lambda: NOW)
-    yield from engine.score_chunk(Chunk(tuple(refs)), "run", Recorder()).outcomes
+    yield from engine.score(Turn(Chunk(tuple(refs))), "run", Recorder()).outcomes
 
 
 def _ref(photo: Path, **known: Any) -> ImageRef:
@@ -251,6 +252,6 @@ def test_a_failure_keeps_the_given_context_only_so_that_a_retry_reads_the_sideca
     (tmp_path / "photo.json").write_text('{"title": "old words"}')
     engine = Engine(FakeScorer(), WITH_SIDECARS)
     plain = ref(str(tmp_path / "photo.jpg"), image_generation=None)
-    (outcome,) = engine.score_chunk(Chunk((plain,)), "run", Recorder()).outcomes
+    (outcome,) = engine.score(Turn(Chunk((plain,))), "run", Recorder()).outcomes
     assert isinstance(outcome, ScoringFailure)
     assert outcome.ref == plain
