@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,10 +15,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from beam_pipeline.output.categories import codes_of, is_one_of
+from beam_pipeline.stores.ahead import map_ahead
 from beam_pipeline.stores.storage import is_remote, join, list_files, open_binary
 from schemas.tables import KEY, SCORES, TIMES
 
 _TRIES = 5
+_REMOTE_FILES_AHEAD = 16
 
 ROW = np.dtype(
     [
@@ -49,10 +53,12 @@ class OutcomeRows:
 
     def latest(self) -> NDArray[Any]:
         """One row per key: the highest attempt, of those the latest."""
-        rows = self.rows[np.lexsort((self.rows["time_us"], self.rows["attempt"], self.rows["key"]))]
-        last = np.ones(len(rows), bool)
-        last[:-1] = rows["key"][1:] != rows["key"][:-1]
-        return rows[last]
+        order = np.lexsort((self.rows["time_us"], self.rows["attempt"], self.rows["key"]))
+        keys = self.rows["key"][order]
+        last = np.ones(len(keys), bool)
+        last[:-1] = keys[1:] != keys[:-1]
+        # Of most outputs that is all of them, and a copy may be gigabytes.
+        return self.rows if last.all() else self.rows[order[last]]
 
 
 def read_rows(output: str, table: str, run_id: str | None) -> OutcomeRows:
@@ -74,17 +80,41 @@ def read_rows(output: str, table: str, run_id: str | None) -> OutcomeRows:
 
 
 def _read_rows(output: str, table: str, run_id: str | None) -> OutcomeRows:
-    parts: list[NDArray[Any]] = []
+    read = partial(_rows_of_file, table=table, run_id=run_id)
+    files = list_files(join(output, table), ".parquet")
+    return _together(map_ahead(read, files, _REMOTE_FILES_AHEAD if is_remote(output) else 1))
+
+
+def _together(files: Iterable[OutcomeRows]) -> OutcomeRows:
+    parts: deque[NDArray[Any]] = deque()
     labels: dict[tuple[Any, ...], int] = {}
-    files = 0
-    for file in list_files(join(output, table), ".parquet"):
-        found = [rows for rows in _file_rows(file, table, run_id, labels) if len(rows)]
-        parts += found
-        files += bool(found)
-    return OutcomeRows(np.concatenate(parts) if parts else np.empty(0, ROW), list(labels), files)
+    for file in files:
+        if file.files:
+            indices = np.array([labels.setdefault(label, len(labels)) for label in file.labels])
+            file.rows["label"] = indices[file.rows["label"]]
+            parts.append(file.rows)
+    count = len(parts)
+    return OutcomeRows(_joined(parts), list(labels), count)
 
 
-def _file_rows(
+def _joined(parts: deque[NDArray[Any]]) -> NDArray[Any]:
+    """``np.concatenate``, but nothing is held twice: takes the parts away."""
+    rows = np.empty(sum(map(len, parts)), ROW)
+    end = 0
+    while parts:
+        part = parts.popleft()
+        rows[end : end + len(part)] = part
+        end += len(part)
+    return rows
+
+
+def _rows_of_file(file: str, table: str, run_id: str | None) -> OutcomeRows:
+    labels: dict[tuple[Any, ...], int] = {}
+    found = [rows for rows in _batches(file, table, run_id, labels) if len(rows)]
+    return OutcomeRows(np.concatenate(found), list(labels), 1) if found else OutcomeRows()
+
+
+def _batches(
     file: str, table: str, run_id: str | None, labels: dict[tuple[Any, ...], int]
 ) -> Iterator[NDArray[Any]]:
     if table == SCORES:

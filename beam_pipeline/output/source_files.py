@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from beam_pipeline.stores.ahead import map_ahead
 from beam_pipeline.stores.file_versions import version_of
 from beam_pipeline.stores.storage import open_binary
 from schemas.errors import ConfigurationError
@@ -41,14 +40,7 @@ def read_ahead(uris: Sequence[str], ahead: int) -> Iterator[SourceFile]:
     Raises:
         OSError: The storage refused.
     """
-    with ThreadPoolExecutor(ahead) as pool:
-        reading: deque[Future[SourceFile | None]] = deque()
-        for uri in uris:
-            reading.append(pool.submit(_read, uri))
-            if len(reading) >= ahead:
-                yield from _found(reading.popleft())
-        while reading:
-            yield from _found(reading.popleft())
+    return (source for source in map_ahead(_read, uris, ahead) if source is not None)
 
 
 def rows_of(source: SourceFile, table: str) -> Iterator[pa.Table]:
@@ -62,12 +54,6 @@ def rows_of(source: SourceFile, table: str) -> Iterator[pa.Table]:
             yield _conformed(pa.Table.from_batches([batch]), SCHEMAS[table])
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise ConfigurationError(f"{source.uri}: not a file of {table}/: {error}") from error
-
-
-def _found(reading: Future[SourceFile | None]) -> Iterator[SourceFile]:
-    source = reading.result()
-    if source is not None:
-        yield source
 
 
 def _read(uri: str) -> SourceFile | None:

@@ -145,9 +145,18 @@ def summary_text(summary: Summary) -> str:
 def _unsettled(failed: NDArray[Any], scored: NDArray[Any]) -> NDArray[Any]:
     # A failure that was scored, too, is no failure. One without a version (its image could not even be
     # listed) is settled by a score of any version.
-    later = np.isin(failed["key"], scored["key"])
-    any_version = failed["unversioned"] & np.isin(failed["image"], scored["image"])
+    later = _are_among(failed["key"], scored["key"])
+    any_version = failed["unversioned"] & _are_among(failed["image"], scored["image"])
     return failed[~(later | any_version)]
+
+
+def _are_among(few: NDArray[np.int64], many: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """``np.isin`` without sorting, or hashing, the many."""
+    if not len(few):
+        return np.zeros(0, bool)
+    ordered = np.sort(few)
+    places = np.minimum(np.searchsorted(ordered, many), len(ordered) - 1)
+    return np.isin(few, many[ordered[places] == many])
 
 
 def _by_reason(failed: NDArray[Any], table: OutcomeRows) -> tuple[FailureCount, ...]:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import BinaryIO
 
 import duckdb
 import pyarrow as pa
@@ -18,6 +20,7 @@ from beam_pipeline.output.queries import DIALECTS, ddl, type_of
 from beam_pipeline.output.scored import scored_keys
 from beam_pipeline.output.sink import write_chunk
 from beam_pipeline.output.summary import Summary, summarise, summary_text, write_summary
+from beam_pipeline.stores import storage
 from beam_pipeline.stores.storage import list_files
 from schemas.records import Outcome, ScoredChunk
 from schemas.tables import FAILURES_SCHEMA, SCORES_SCHEMA
@@ -146,6 +149,38 @@ def test_an_output_that_is_compacted_while_it_is_counted_is_counted_right(
     after = summarise(str(output))
     assert (after.scored, after.failed, after.failures) == (before.scored, before.failed, before.failures)
     assert after.score_files == 1
+
+
+def test_files_in_an_object_store_are_read_side_by_side(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = summarise(str(output))
+    all_four = threading.Barrier(here.score_files, timeout=30)
+    plain = outcome_rows.list_files
+
+    def listed(folder: str, suffix: str) -> list[str]:
+        return plain(f"{output}/{folder.rpartition('/')[2]}", suffix)
+
+    def opened(file: str) -> BinaryIO:
+        if "/scores/" in file:
+            all_four.wait()
+        return storage.open_binary(file)
+
+    monkeypatch.setattr(outcome_rows, "list_files", listed)
+    monkeypatch.setattr(outcome_rows, "open_binary", opened)
+    there = summarise("gs://bucket/output")
+    assert replace(there, output=here.output) == here
+
+
+def test_a_failure_is_settled_by_a_score_of_its_version_or_of_any_where_it_has_none(tmp_path: Path) -> None:
+    scored = [score(ref(f"u{number}")) for number in range(50)]
+    settled = [failure(outcome.ref) for outcome in scored[10:20]]
+    unlisted = [failure(ref(f"u{number}", image_generation=None)) for number in range(45, 55)]
+    other_version = [failure(ref("u1", image_generation=7))]
+    _write(tmp_path, *scored)
+    _write(tmp_path, *settled, *unlisted, *other_version)
+    summary = summarise(str(tmp_path))
+    assert (summary.scored, summary.failed) == (50, 5 + 1)
 
 
 def test_a_run_can_be_summarised_alone(output: Path) -> None:
