@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from beam_pipeline.output.categories import codes_of, is_one_of
+from beam_pipeline.output.parquet import batches_of
 from beam_pipeline.stores.ahead import map_ahead
-from beam_pipeline.stores.storage import is_remote, join, list_files, open_binary
+from beam_pipeline.stores.storage import is_remote, join, list_files
 from schemas.tables import KEY, SCORES, TIMES
 
 _TRIES = 5
@@ -123,16 +123,12 @@ def _batches(
         label_columns, numbers = ["stage", "error_type", "retryable"], []
     time = TIMES[table]
     columns = list(dict.fromkeys([*KEY, "role", "attempt", time, "run_id", *label_columns, *numbers]))
-    # Reading ahead is for stores that are far away, and threads are for large files: to start either takes
-    # as long as it takes to read a chunk's rows.
-    with open_binary(file) as source, pq.ParquetFile(source, pre_buffer=is_remote(file)) as parquet:
-        is_large = parquet.num_row_groups > 1
-        for batch in parquet.iter_batches(columns=columns, use_threads=is_large):
-            counts = _counts(batch, run_id)
-            counted = batch if counts.all() else batch.filter(pa.array(counts))
-            rows = _packed(counted, time, numbers)
-            rows["label"] = _label_indices([counted.column(name) for name in label_columns], labels)
-            yield rows
+    for batch in batches_of(file, columns):
+        counts = _counts(batch, run_id)
+        counted = batch if counts.all() else batch.filter(pa.array(counts))
+        rows = _packed(counted, time, numbers)
+        rows["label"] = _label_indices([counted.column(name) for name in label_columns], labels)
+        yield rows
 
 
 def _counts(batch: pa.RecordBatch, run_id: str | None) -> NDArray[np.bool_]:

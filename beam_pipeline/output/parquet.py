@@ -1,13 +1,15 @@
-"""How our Parquet files are written, small ones and large ones."""
+"""How our Parquet files are written and read, small ones and large ones."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from beam_pipeline.stores.storage import is_remote, open_binary
 
 _BLOOM_FALSE_POSITIVES = 0.01
 
@@ -45,6 +47,18 @@ def encode(
         **_bloom_filters(looked_up_by, min(row_group_rows or len(table), len(table))),
     )
     return written.getvalue().to_pybytes()
+
+
+def batches_of(file: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Read those of the columns that a file has, some ten thousand rows at a time.
+
+    Raises:
+        OSError: It cannot be read, or is gone.
+    """
+    # Reading ahead is for stores that are far away, and threads are for large files: to start either takes
+    # as long as it takes to read a chunk's rows.
+    with open_binary(file) as source, pq.ParquetFile(source, pre_buffer=is_remote(file)) as parquet:
+        yield from parquet.iter_batches(columns=list(columns), use_threads=parquet.num_row_groups > 1)
 
 
 def _bloom_filters(columns: Sequence[str], rows: int) -> dict[str, Any]:

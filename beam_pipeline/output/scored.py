@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import pyarrow.parquet as pq
-
 from beam_pipeline.output.categories import is_one_of
-from beam_pipeline.stores.storage import open_binary
+from beam_pipeline.output.parquet import batches_of
 from schemas.tables import KEY
 
 
@@ -16,12 +14,11 @@ def scored_keys(file: str, revision: str) -> Iterator[tuple[str, int]]:
 
     What the adapter scored as a challenger is not scored yet: the published view would not show it.
     """
-    with open_binary(file) as source:
-        for batch in pq.ParquetFile(source).iter_batches(columns=[*KEY, "role"]):
-            uris, generations, revisions = (batch.column(name) for name in KEY)
-            holds = is_one_of(revisions, (revision,)) & is_one_of(batch.column("role"), ("champion",))
-            yield from zip(
-                uris.to_numpy(zero_copy_only=False)[holds],
-                generations.fill_null(-1).to_numpy()[holds].tolist(),
-                strict=True,
-            )
+    for batch in batches_of(file, [*KEY, "role"]):
+        uris, generations, revisions = (batch.column(name) for name in KEY)
+        holds = is_one_of(revisions, (revision,)) & is_one_of(batch.column("role"), ("champion",))
+        yield from zip(
+            uris.to_numpy(zero_copy_only=False)[holds],
+            generations.fill_null(-1).to_numpy()[holds].tolist(),
+            strict=True,
+        )

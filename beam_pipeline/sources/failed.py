@@ -7,11 +7,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from beam_pipeline.options import RETRIES
+from beam_pipeline.output.parquet import batches_of
 from beam_pipeline.sources.inputs import describe
-from beam_pipeline.stores.storage import open_binary
 from schemas.records import ImageRef
 
 _OF_REF = ("image_uri", "image_generation", "event_time", "context", "passthrough_json", "attempt")
@@ -40,13 +38,12 @@ def failed_refs(file: str, revision: str) -> Iterator[FailedRef]:
 
     A message that made no sense (stage ``ingest``) names no image: it cannot be tried again.
     """
-    with open_binary(file) as source:
-        for batch in pq.ParquetFile(source).iter_batches(columns=list(_COLUMNS)):
-            for row in batch.to_pylist():
-                # Files of earlier versions have no roles: there were champions only.
-                champion = row.get("role") in (None, "champion")
-                if champion and row["adapter_revision"] == revision and row["stage"] in RETRIES:
-                    yield _failed_ref(row)
+    for batch in batches_of(file, _COLUMNS):
+        for row in batch.to_pylist():
+            # Files of earlier versions have no roles: there were champions only.
+            champion = row.get("role") in (None, "champion")
+            if champion and row["adapter_revision"] == revision and row["stage"] in RETRIES:
+                yield _failed_ref(row)
 
 
 def _failed_ref(row: dict[str, Any]) -> FailedRef:

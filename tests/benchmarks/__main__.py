@@ -77,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_pipeline(_command(commands, "pipeline", _pipeline, "through Beam, against the bare scorer"))
     _add_training(_command(commands, "training", _training, "a stage-1 step, against a plain Trainer's"))
     _add_scale(_command(commands, "scale", _scale, "the pipeline's own cost per image, and its memory"))
+    _add_output(_command(commands, "output", _output, "reading a large output at a job's ends"))
     _add_spread(_command(commands, "spread", _spread, "how far a score moves with its micro-batch"))
     _add_startup(_command(commands, "startup", _startup, "--help, option errors, first rows of a job"))
     table = commands.add_parser("table", help="print figures files as markdown tables")
@@ -284,6 +285,17 @@ def _scale(options: argparse.Namespace) -> Mapping[str, Any]:
     from tests.benchmarks.scale import measure_scale
 
     return measure_scale(options.images, options.chunk_size, options.runs, options.profile)
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rows", type=int, default=2_000_000, help="(default: %(default)s)")
+    parser.add_argument("--files", type=int, default=8000, help="that hold them (default: %(default)s)")
+
+
+def _output(options: argparse.Namespace) -> Mapping[str, Any]:
+    from tests.benchmarks.large_output import measure_output
+
+    return measure_output(options.rows, options.files)
 
 
 def _add_spread(parser: argparse.ArgumentParser) -> None:

@@ -188,6 +188,15 @@ def _profile(profile: Report) -> str:
     return f"{spent}\n\n{top}"
 
 
+def _output(figures: Report) -> str:
+    says = f"{figures['rows']} rows in {figures['files']} files of {figures['mib']} MiB together."
+    rows = grid(
+        ("reader", "rows", "seconds", "MiB above its start"),
+        [(one["reader"], one["rows"], one["seconds"], one["mib"]) for one in figures["readers"]],
+    )
+    return f"{says}\n\n{rows}"
+
+
 def _spread(figures: Report) -> str:
     return grid(
         ("model", "device", "number format", "visual tokens", "photographs", "predictions of each",
@@ -222,6 +231,7 @@ _TABLES: dict[str, Callable[[Report], str]] = {
     "pipeline": _pipeline,
     "training": _training,
     "scale": _scale,
+    "output": _output,
     "spread": _spread,
     "startup": _startup,
 }

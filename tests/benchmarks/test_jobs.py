@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.benchmarks.large_output import READERS, measure_output
 from tests.benchmarks.scale import measure_scale
 from tests.benchmarks.startup import COMMANDS, answer_time, heavy_imports, measure_startup
 from tests.benchmarks.through_beam import measure_pipeline
@@ -45,6 +46,14 @@ def test_jobs_of_growing_size_tell_time_memory_files_and_where_time_went() -> No
         own = [top["own_s"] for top in one["top"]]
         assert own == sorted(own, reverse=True)
         assert not [top for top in one["top"] if str(Path.home()) in top["function"]]
+
+
+def test_every_reader_of_an_output_finds_all_its_rows() -> None:
+    found = measure_output(rows=50, files=3)
+    assert [one["reader"] for one in found["readers"]] == list(READERS)
+    for one in found["readers"]:
+        assert one["rows"] == 50
+        assert one["seconds"] > 0
 
 
 @pytest.mark.integration

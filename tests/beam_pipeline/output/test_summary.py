@@ -14,7 +14,7 @@ import pytest
 from pyarrow import dataset
 
 from beam_pipeline.__main__ import main
-from beam_pipeline.output import outcome_rows
+from beam_pipeline.output import outcome_rows, parquet
 from beam_pipeline.output.compaction import CompactionSettings, compact
 from beam_pipeline.output.queries import DIALECTS, ddl, type_of
 from beam_pipeline.output.scored import scored_keys
@@ -167,7 +167,7 @@ def test_files_in_an_object_store_are_read_side_by_side(
         return storage.open_binary(file)
 
     monkeypatch.setattr(outcome_rows, "list_files", listed)
-    monkeypatch.setattr(outcome_rows, "open_binary", opened)
+    monkeypatch.setattr(parquet, "open_binary", opened)
     there = summarise("gs://bucket/output")
     assert replace(there, output=here.output) == here
 
