@@ -18,8 +18,10 @@ def codes_of(column: pa.Array) -> tuple[list[Any], NDArray[np.integer[Any]]]:
     """
     encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
     values = [*encoded.dictionary.to_pylist(), None]
-    codes = encoded.indices.fill_null(len(values) - 1) if encoded.null_count else encoded.indices
-    return values, codes.to_numpy()
+    if not encoded.null_count:
+        return values, encoded.indices.to_numpy()
+    # Null's index may be one more than a small type of index holds.
+    return values, encoded.indices.cast(pa.int64()).fill_null(len(values) - 1).to_numpy()
 
 
 def is_one_of(column: pa.Array, wanted: Collection[str | None]) -> NDArray[np.bool_]:

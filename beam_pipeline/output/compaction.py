@@ -18,7 +18,7 @@ as its sources are all still there) or a complete one with sources left (removed
 come late are merged with the set into a new one. Two runs at the same time do each other no harm.
 
 Memory: the rows of about one file of ``target_rows``, twice while it is sorted (some 2 GB for a million), and
-``_AHEAD`` small files or one large one as they lie in the store, whatever the size of the day. Local disk
+``_AHEAD`` small files or two large ones as they lie in the store, whatever the size of the day. Local disk
 (TMPDIR): a day's files, once, where a day has more than ``target_rows``.
 """
 

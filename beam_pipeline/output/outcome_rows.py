@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,14 @@ from numpy.typing import NDArray
 
 from beam_pipeline.output.categories import codes_of, is_one_of
 from beam_pipeline.output.parquet import batches_of
+from beam_pipeline.output.sink import is_chunk_file
 from beam_pipeline.stores.ahead import map_ahead
 from beam_pipeline.stores.storage import is_remote, join, list_files
 from schemas.tables import KEY, SCORES, TIMES
 
 _TRIES = 5
-_REMOTE_FILES_AHEAD = 16
+_CHUNKS_AHEAD = 16
+_LARGE_FILES_AHEAD = 2
 
 ROW = np.dtype(
     [
@@ -82,7 +85,11 @@ def read_rows(output: str, table: str, run_id: str | None) -> OutcomeRows:
 def _read_rows(output: str, table: str, run_id: str | None) -> OutcomeRows:
     read = partial(_rows_of_file, table=table, run_id=run_id)
     files = list_files(join(output, table), ".parquet")
-    return _together(map_ahead(read, files, _REMOTE_FILES_AHEAD if is_remote(output) else 1))
+    if not is_remote(output):
+        return _together(map(read, files))
+    small = [file for file in files if is_chunk_file(file)]
+    large = [file for file in files if not is_chunk_file(file)]
+    return _together(chain(map_ahead(read, small, _CHUNKS_AHEAD), map_ahead(read, large, _LARGE_FILES_AHEAD)))
 
 
 def _together(files: Iterable[OutcomeRows]) -> OutcomeRows:
@@ -110,8 +117,8 @@ def _joined(parts: deque[NDArray[Any]]) -> NDArray[Any]:
 
 def _rows_of_file(file: str, table: str, run_id: str | None) -> OutcomeRows:
     labels: dict[tuple[Any, ...], int] = {}
-    found = [rows for rows in _batches(file, table, run_id, labels) if len(rows)]
-    return OutcomeRows(np.concatenate(found), list(labels), 1) if found else OutcomeRows()
+    rows = _joined(deque(_batches(file, table, run_id, labels)))
+    return OutcomeRows(rows, list(labels), int(len(rows) > 0))
 
 
 def _batches(

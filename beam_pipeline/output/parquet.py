@@ -50,7 +50,7 @@ def encode(
 
 
 def batches_of(file: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Read those of the columns that a file has, some ten thousand rows at a time.
+    """Read those of the columns that a file has, some 65,000 rows at a time at most.
 
     Raises:
         OSError: It cannot be read, or is gone.

@@ -28,6 +28,7 @@ from schemas.records import (
 )
 from schemas.tables import FAILURES, SCHEMAS, SCORES
 
+_PREFIX = "chunk-"
 _GETTERS = {SCORES: column_getters(ImageScore), FAILURES: column_getters(ScoringFailure)}
 
 
@@ -98,7 +99,12 @@ def file_name(refs: Iterable[ImageRef], revision: str, role: Role = "champion") 
         digest.update(f"[{json.dumps(uri)}, {generation}]".encode())
     if role != "champion":
         digest.update(role.encode())
-    return f"chunk-{digest.hexdigest()[:32]}.parquet"
+    return f"{_PREFIX}{digest.hexdigest()[:32]}.parquet"
+
+
+def is_chunk_file(file: str) -> bool:
+    """Whether a file holds one chunk's rows, by its name; others may be large."""
+    return file.rsplit("/", 1)[-1].startswith(_PREFIX)
 
 
 def to_parquet(outcomes: Sequence[Outcome], table: str) -> bytes:

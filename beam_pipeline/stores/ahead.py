@@ -16,6 +16,8 @@ def map_ahead(
 ) -> Generator[_Result, None, None]:
     """Like ``map``, by threads: in order, never more than so many results begun and not yet asked for.
 
+    Whoever stops asking (an error does, too) waits for those that have begun.
+
     Args:
         function: Is called by several threads at once; what it raises is raised in its result's place.
         items: Taken as results are asked for.

@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_pipeline(_command(commands, "pipeline", _pipeline, "through Beam, against the bare scorer"))
     _add_training(_command(commands, "training", _training, "a stage-1 step, against a plain Trainer's"))
     _add_scale(_command(commands, "scale", _scale, "the pipeline's own cost per image, and its memory"))
-    _add_output(_command(commands, "output", _output, "reading a large output at a job's ends"))
+    _add_output(_command(commands, "output", _output, "reading many scores: summary, skipped keys, compact"))
     _add_spread(_command(commands, "spread", _spread, "how far a score moves with its micro-batch"))
     _add_startup(_command(commands, "startup", _startup, "--help, option errors, first rows of a job"))
     table = commands.add_parser("table", help="print figures files as markdown tables")

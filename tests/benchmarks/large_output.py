@@ -1,7 +1,7 @@
 """``output``: what a large output costs those who read it at a job's ends. Loads neither torch nor Beam.
 
-The rows are one chunk's, over and over under names of their own; each reader has a process of its own
-(``tests.benchmarks.output_job``), so that its peak is its own.
+The rows are those of some made-up images, over and over under names, ids and scores of their own; no image
+failed. Each reader has a process of its own (``tests.benchmarks.output_job``), so that its peak is its own.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,16 +21,21 @@ import pyarrow.parquet as pq
 
 from beam_pipeline.output.parquet import encode
 from beam_pipeline.output.sink import to_parquet
+from beam_pipeline.scoring.fakes import FakePrepared, FakeScorer
+from schemas.records import ImageFacts, ImageRef, ImageScore
 from schemas.tables import SCORES
-from tests.beam_pipeline.helpers import ref, score
 
 READERS = ("summary", "keys", "compact")
 """The closing summary, ``--skip-scored``'s keys, ``compact``; the last one changes the output."""
+
+REVISION = "fake-revision"
 
 _ROOT = Path(__file__).parents[2]
 _MIB = 2**20
 _DAY = "2026-01-01"
 _SEED = 20261122
+_IMAGES = 4096
+_START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def measure_output(rows: int, files: int) -> dict[str, Any]:
@@ -49,22 +55,38 @@ def measure_output(rows: int, files: int) -> dict[str, Any]:
 
 def write_rows(folder: Path, rows: int, files: int) -> int:
     """Write them; gives the bytes written."""
-    values = np.random.default_rng(_SEED).uniform(0, 10, rows).astype(np.float32)
-    model = pq.read_table(pa.BufferReader(to_parquet([score(ref("image"))], SCORES)))
+    random = np.random.default_rng(_SEED)
+    model = pq.read_table(pa.BufferReader(to_parquet(_outcomes(random), SCORES)))
     bounds = [rows * number // files for number in range(files + 1)]
     written = 0
     for low, high in pairwise(bounds):
-        table = model.take(pa.array(np.zeros(high - low, np.int64)))
-        for name, column in (
-            ("image_uri", pa.array([f"gs://photos/uploads/{number:012}.jpg" for number in range(low, high)])),
-            ("score", pa.array(values[low:high])),
-        ):
+        table = model.take(pa.array(random.integers(0, len(model), high - low)))
+        own = {
+            "image_uri": pa.array([f"gs://photos/uploads/{number:012}.jpg" for number in range(low, high)]),
+            "image_id": pa.array([random.bytes(32).hex() for _ in range(low, high)]),
+            "image_generation": pa.array(random.integers(1, 2**53, high - low)),
+            "score": pa.array(random.uniform(0, 10, high - low).astype(np.float32)),
+        }
+        for name, column in own.items():
             place = table.schema.get_field_index(name)
             table = table.set_column(place, table.schema.field(place), column)
         data = encode(table.combine_chunks(), {"image_uri": False})
         Path(folder, f"chunk-{low:032x}.parquet").write_bytes(data)
         written += len(data)
     return written
+
+
+def _outcomes(random: np.random.Generator) -> list[ImageScore]:
+    scorer = FakeScorer(revision=REVISION)
+    outcomes = []
+    for number in range(_IMAGES):
+        width, height, size = (int(value) for value in random.integers(1000, 4_000_000, 3))
+        facts = ImageFacts(random.bytes(32).hex(), width, height, size)
+        (prediction,) = scorer.predict([FakePrepared(facts, 1, None)])
+        when = _START + timedelta(milliseconds=number)
+        image = ImageRef(str(number), 1, event_time=when)
+        outcomes.append(ImageScore(image, facts, prediction, scorer.provenance, "run", when))
+    return outcomes
 
 
 def _run(reader: str, output: str) -> dict[str, Any]:
@@ -75,6 +97,6 @@ def _run(reader: str, output: str) -> dict[str, Any]:
     told = json.loads(run.stdout.splitlines()[-1])
     return {
         "rows": told["rows"],
-        "seconds": round(told["seconds"], 2),
+        "seconds": round(told["seconds"], 4),
         "mib": None if told["bytes"] is None else round(told["bytes"] / _MIB),
     }

@@ -30,6 +30,13 @@ def test_null_is_wanted_only_where_it_is_named(column: pa.Array) -> None:
     assert not is_one_of(column, ()).any()
 
 
+def test_null_has_an_index_though_the_others_fill_their_type() -> None:
+    named = [str(number) for number in range(128)]
+    full = pa.DictionaryArray.from_arrays(pa.array([*range(128), None], pa.int8()), pa.array(named))
+    values, codes = codes_of(full)
+    assert [values[code] for code in codes] == [*named, None]
+
+
 def test_booleans_and_columns_without_rows_have_codes_too() -> None:
     values, codes = codes_of(pa.array([True, None, True]))
     assert [values[code] for code in codes] == [True, None, True]

@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,7 +28,10 @@ import requests
 from google.auth.exceptions import DefaultCredentialsError, TransportError
 
 from beam_pipeline.__main__ import main
+from beam_pipeline.output.parquet import encode
 from beam_pipeline.output.queries import answer
+from beam_pipeline.output.sink import write_chunk
+from beam_pipeline.output.summary import summarise
 from beam_pipeline.scoring.fakes import FakeScorerFactory
 from beam_pipeline.sources.inputs import describe, locate
 from beam_pipeline.stores import gcs, gcs_access
@@ -41,9 +45,9 @@ from beam_pipeline.stores.storage import (
     remove_file,
 )
 from schemas.errors import ConfigurationError, FetchError, ImageLimitError
-from schemas.records import ImageRef
+from schemas.records import ImageRef, ScoredChunk
 from tests.beam_pipeline.gcs_server import GcsServer
-from tests.beam_pipeline.helpers import NOW
+from tests.beam_pipeline.helpers import NOW, ref, score
 from tests.odd_files import encoded, picture
 
 ROOT = Path(__file__).parents[3]
@@ -615,6 +619,29 @@ def test_a_whole_job_runs_from_bucket_to_bucket(
     assert main(["summary", output]) == 0
     assert main(["ddl", output, "--dialect", "spark"]) == 0
     assert f"LOCATION '{output}/scores'" in capsys.readouterr().out
+
+
+@pytest.mark.integration
+def test_large_files_in_a_bucket_are_summarised_as_they_would_be_here(
+    bucket: str, server: GcsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Large ones: read by ranges, of many row groups; and chunks beside them."""
+    outcomes = [score(ref(f"u{number}"), number / 100) for number in range(900)]
+    for start in range(0, 900, 100):
+        write_chunk(ScoredChunk(tuple(outcomes[start : start + 100])), str(tmp_path))
+    chunks = sorted(tmp_path.glob("scores/*/*.parquet"))
+    for number, chunk in enumerate(chunks[:3]):
+        rows = encode(pq.ParquetFile(chunk).read(), {"image_uri": False}, row_group_rows=10)
+        chunk.with_name(f"compact-{number}.parquet").write_bytes(rows)
+        chunk.unlink()
+    for file in tmp_path.glob("scores/*/*.parquet"):
+        server.upload(f"{bucket}/out/{file.relative_to(tmp_path)}", file.read_bytes())
+    monkeypatch.setattr(gcs, "_HEAD_BYTES", 50_000)
+    monkeypatch.setattr(gcs, "_BUFFER_BYTES", 5000)
+    assert any(file.stat().st_size > 50_000 for file in tmp_path.glob("scores/*/compact-*"))
+    here, there = summarise(str(tmp_path)), summarise(f"{bucket}/out")
+    assert (here.scored, here.score_files) == (900, 9)
+    assert replace(there, output=here.output) == here
 
 
 @pytest.mark.integration
