@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -84,25 +84,8 @@ def evaluate_predictions(
     """
     pairs = list(zip(predictions, labels, strict=True))
     sources = source_numbers(labels)
-    targets: list[TargetEvaluation] = []
-    coverage: tuple[Coverage, ...] = ()
-    decoders: tuple[DecoderEvaluation, ...] = ()
-    points: tuple[ScorePoint, ...] = ()
-    rows = [row for row, (said, label) in enumerate(pairs) if None not in (said.score, label.mos)]
-    if len(rows) >= FEWEST_IMAGES:
-        true = np.array([to_unit_scale(_known(labels[row].mos), scale) for row in rows])
-        score = np.array([_known(predictions[row].score) for row in rows])
-        deviations = [predictions[row].score_std for row in rows]
-        targets.append(_score(score, true, sources[rows], seed))
-        points = tuple(
-            ScorePoint(labels[row].image, *numbers)
-            for row, *numbers in zip(rows, true.tolist(), score.tolist(), deviations, strict=True)
-        )
-        deviation = _optional(deviations)
-        if deviation is not None:
-            coverage = score_coverage(score, deviation, true, sources[rows], seed=seed)
-        read = {decoder: np.array(values)[rows] for decoder, values in (readings or {}).items()}
-        decoders = compare_decoders(read, true, sources[rows], seed=seed) if read else ()
+    score = _evaluate_score(pairs, sources, scale, readings or {}, seed)
+    targets = list(score.targets)
     for attribute in vocabulary.evaluated:
         rows = _attribute_rows(attribute, pairs)
         if len(rows) >= FEWEST_IMAGES:
@@ -113,12 +96,49 @@ def evaluate_predictions(
         images=len(labels),
         sources=_count(sources),
         targets=tuple(targets),
-        coverage=coverage,
-        decoders=decoders,
+        coverage=score.coverage,
+        decoders=score.decoders,
         seed=seed,
         mos_correlations=correlate_with_mos(pairs, vocabulary, sources, FEWEST_IMAGES, seed=seed),
-        points=points,
+        points=score.points,
         parsing=parsing,
+    )
+
+
+@dataclass(frozen=True)
+class _ScoreEvaluation:
+    """What ``Evaluation`` says of the score; nothing where too few images have one."""
+
+    targets: tuple[TargetEvaluation, ...] = ()
+    coverage: tuple[Coverage, ...] = ()
+    decoders: tuple[DecoderEvaluation, ...] = ()
+    points: tuple[ScorePoint, ...] = ()
+
+
+def _evaluate_score(
+    pairs: Sequence[tuple[Prediction, Annotation]],
+    sources: NDArray[np.int64],
+    scale: ScoreScale,
+    readings: Mapping[Decoder, Sequence[float]],
+    seed: int,
+) -> _ScoreEvaluation:
+    rows = [row for row, (said, label) in enumerate(pairs) if None not in (said.score, label.mos)]
+    if len(rows) < FEWEST_IMAGES:
+        return _ScoreEvaluation()
+    scored = [pairs[row] for row in rows]
+    true = np.array([to_unit_scale(_known(label.mos), scale) for _, label in scored])
+    score = np.array([_known(said.score) for said, _ in scored])
+    deviations = [said.score_std for said, _ in scored]
+    deviation = _optional(deviations)
+    read = {decoder: np.array(values)[rows] for decoder, values in readings.items()}
+    of_image = zip(scored, true.tolist(), score.tolist(), deviations, strict=True)
+    return _ScoreEvaluation(
+        targets=(_score(score, true, sources[rows], seed),),
+        coverage=()
+        if deviation is None
+        else score_coverage(score, deviation, true, sources[rows], seed=seed),
+        decoders=compare_decoders(read, true, sources[rows], seed=seed) if read else (),
+        points=tuple(ScorePoint(label.image, *numbers) for (_, label), *numbers in of_image),
     )
 
 
