@@ -24,6 +24,7 @@ from schemas.tables import KEY, SCORES, TIMES
 _TRIES = 5
 _CHUNKS_AHEAD = 16
 _LARGE_FILES_AHEAD = 2
+"""Of a store's. Each large one takes tens of megabytes while it is read, and its time is not the store's."""
 
 ROW = np.dtype(
     [

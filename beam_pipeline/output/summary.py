@@ -1,7 +1,7 @@
 """What a run came to, read back from its Parquet: works for jobs that ran anywhere.
 
-One outcome is counted per key, as the published view does; about 60 bytes of memory a
-row, and some 30 more where images failed.
+One outcome is counted per key, as the published view does; about 60 bytes of memory a row, and
+some 30 more where images failed.
 """
 
 from __future__ import annotations
