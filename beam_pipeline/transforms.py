@@ -25,6 +25,7 @@ from beam_pipeline.scoring.turns import Turn
 from beam_pipeline.sources.chunks import (
     Parcel,
     Shard,
+    Span,
     by_shard,
     count_days,
     cut_chunks,
@@ -258,12 +259,12 @@ class _ShardRefs(beam.DoFn):
     def __init__(self, chunk_size: int) -> None:
         self._chunk_size = chunk_size
         self._counts: dict[int, int] | None = None
-        self._plan: dict[int, tuple[int, int]] = {}
+        self._plan: dict[int, Span] = {}
 
     def process(self, parcel: Parcel, counts: dict[int, int]) -> Iterator[tuple[Shard, Parcel]]:
         if counts is not self._counts:
             self._counts, self._plan = counts, plan_spans(counts, self._chunk_size)
-        for shard, refs in by_shard(refs_of(parcel), self._plan).items():
+        for shard, refs in by_shard(refs_of(parcel), self._plan):
             yield shard, parcel_of(refs)
 
 
@@ -278,7 +279,8 @@ def _stream_chunk(batch: tuple[int, Iterable[bytes]]) -> Chunk:
 
 
 def _chunks_of(shard: tuple[Shard, Iterable[Parcel]], chunk_size: int) -> list[Chunk]:
-    return cut_chunks((ref for parcel in shard[1] for ref in refs_of(parcel)), chunk_size)
+    (_, _, opens), parcels = shard
+    return cut_chunks((ref for parcel in parcels for ref in refs_of(parcel)), chunk_size, opens=opens)
 
 
 class _InTurn(beam.DoFn):
