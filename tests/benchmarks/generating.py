@@ -10,7 +10,6 @@ import torch
 
 from model.decisions import Decisions, decided_values, written_ids
 from model.decoding import SlotDecoder
-from model.packed_vision import embed_images
 from model.patches import grid_thw, patch_rows
 from model.prepared import PreparedImage
 from model.ragged import ImageBatch
@@ -49,19 +48,6 @@ class Rival:
                 eos_token_id=end,
                 pad_token_id=end,
             )
-
-    @torch.inference_mode()
-    def vision(self) -> None:
-        """Its vision tower alone."""
-        for batch in self.batches:
-            grids = torch.tensor([[1, *grid] for grid in batch.grids], device=batch.patches.device)
-            self.stock.model.visual(batch.pixel_values(), grid_thw=grids)
-
-    @torch.inference_mode()
-    def our_vision(self) -> None:
-        """Ours over the same pictures."""
-        for batch in self.batches:
-            embed_images(self.scorer.decoder.model.model.visual, batch.patches, batch.grids)
 
     @torch.inference_mode()
     def masked(self) -> list[list[int]]:

@@ -5,8 +5,10 @@ The product has no switches for these: nobody wants it slower.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from copy import copy
+from itertools import cycle
 from typing import Any
 
 import torch
@@ -35,6 +37,27 @@ def swapped(thing: Any, name: str, value: object) -> Iterator[None]:
             delattr(thing, name)
         else:
             setattr(thing, name, own)
+
+
+def results_of(thing: Any, name: str, run: Callable[[], object]) -> list[Any]:
+    """What a method of an object returns in a run, call by call."""
+    method, results = getattr(thing, name), []
+
+    def keeping(*args: object, **options: object) -> Any:
+        results.append(method(*args, **options))
+        return copy(results[-1])
+
+    with swapped(thing, name, keeping):
+        run()
+    return results
+
+
+@contextmanager
+def replayed(thing: Any, name: str, results: Sequence[Any]) -> Iterator[None]:
+    """Let a method return what it returned in an earlier run, without doing anything."""
+    turn = cycle(results)
+    with swapped(thing, name, lambda *_, **__: copy(next(turn))):
+        yield
 
 
 @contextmanager

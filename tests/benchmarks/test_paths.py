@@ -35,6 +35,8 @@ from tests.benchmarks.swapping import (
     copied_keys,
     no_fast_paths,
     norms,
+    replayed,
+    results_of,
     swapped,
     vision_attentions,
 )
@@ -178,6 +180,24 @@ def test_an_attribute_of_the_class_comes_back() -> None:
     with swapped(thing, "word", lambda: "other"):
         assert thing.word() == "other"
     assert (thing.word(), vars(thing)) == ("own", {})
+
+
+def test_what_a_method_returned_is_given_again_in_turn_without_a_call() -> None:
+    class Thing:
+        calls = 0
+
+        def next_one(self, step: int) -> list[int]:
+            self.calls += step
+            return [self.calls]
+
+    thing = Thing()
+    said = results_of(thing, "next_one", lambda: [thing.next_one(2) for _ in range(2)])
+    with replayed(thing, "next_one", said):
+        given = [thing.next_one(7) for _ in range(3)]
+        given[0].append(0)
+        assert given == [[2, 0], [4], [2]]
+        assert thing.next_one(7) == [4]
+    assert (thing.calls, vars(thing), said) == (4, {"calls": 4}, [[2], [4]])
 
 
 def _plan(**changes: Any) -> PathsPlan:

@@ -8,8 +8,11 @@ import torch
 
 from tests.benchmarks.__main__ import main
 from tests.benchmarks.built import Built
+from tests.benchmarks.generating import Rival, image_batch
+from tests.benchmarks.pictures import jpegs, read_photographs
 from tests.benchmarks.scorer_speed import ScorerPlan, measure_scorer
 from tests.benchmarks.split import PARTS
+from tests.benchmarks.swapping import replayed, results_of
 
 CPU = torch.device("cpu")
 
@@ -53,6 +56,22 @@ def test_free_text_has_its_own_row_and_no_mask_to_compare_with() -> None:
     assert beside["masked_images_per_s"] is None
     assert "equal_answers" not in beside
     assert beside["answer_tokens"] > 60
+
+
+def test_with_what_the_vision_tower_said_at_hand_both_write_the_same() -> None:
+    built = Built.of("toy", CPU, torch.float32)
+    scorer, stock = built.scorer("score_form", 9), built.stock()
+    photos = jpegs(read_photographs(None, 3), 84, 84)
+    images = [scorer.prepare(data) for data in photos]
+    rival = Rival(stock, scorer, [image_batch(images[:2], CPU), image_batch(images[2:], CPU)], 4)
+    for owner, method, answer in (
+        (scorer.decoder, "_embed_images", lambda: [scorer.decide([image]).format_mass for image in images]),
+        (stock.model.visual, "forward", rival.masked),
+    ):
+        plain = answer()
+        said = results_of(owner, method, answer)
+        with replayed(owner, method, said):
+            assert answer() == plain
 
 
 def test_the_reference_stands_beside_a_row() -> None:
