@@ -279,7 +279,7 @@ def _stream_chunk(batch: tuple[int, Iterable[bytes]]) -> Chunk:
 
 
 def _chunks_of(shard: tuple[Shard, Iterable[Parcel]], chunk_size: int) -> list[Chunk]:
-    (_, _, opens), parcels = shard
+    (_, opens), parcels = shard
     return cut_chunks((ref for parcel in parcels for ref in refs_of(parcel)), chunk_size, opens=opens)
 
 

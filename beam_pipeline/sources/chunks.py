@@ -34,8 +34,11 @@ _SMALL_CHUNK = 256
 _OPENING_REFS = 32
 _FEWEST_TO_OPEN = 4 * _OPENING_REFS
 
-Shard = tuple[int, int, bool]
-"""First day of the span, the part of it, and whether the job's opening is cut from it."""
+Shard = tuple[tuple[int, int], bool]
+"""First day of the span and the part of it; and whether the job's opening is cut from it.
+
+Pairs of pairs have coders that every runner knows, and this is a key of a shuffle.
+"""
 
 
 class Span(NamedTuple):
@@ -119,8 +122,8 @@ def by_shard(refs: Iterable[ImageRef], plan: Mapping[int, Span]) -> list[tuple[S
     for ref in refs:
         span = plan[event_day(ref)]
         part = shard_of(ref.image_uri, span.shards)
-        shards.setdefault((span.first_day, part, span.opens and part == 0), []).append(ref)
-    return sorted(shards.items(), key=lambda found: not found[0][2])
+        shards.setdefault(((span.first_day, part), span.opens and part == 0), []).append(ref)
+    return sorted(shards.items(), key=lambda found: not found[0][1])
 
 
 def shard_count(total: int, most: int) -> int:

@@ -23,7 +23,7 @@ _MIB = 2**20
 
 
 def measure_scale(
-    sizes: Sequence[int], chunk_size: int, runs: int, profiled: Sequence[int] = ()
+    sizes: Sequence[int], chunk_size: int, runs: int, profiled: Sequence[int] = (), most_pairs: int = 20
 ) -> dict[str, Any]:
     """Run jobs of growing size, in turns.
 
@@ -32,6 +32,7 @@ def measure_scale(
         chunk_size: Images of a chunk.
         runs: Turns; medians are given, with the quartiles about them.
         profiled: Sizes of further jobs, under a profiler that counts processor time and calls.
+        most_pairs: Of jobs of a small size, and of one image, in a turn.
     """
     pictures = jpegs(read_photographs(None, 6), SIDE_PX, SIDE_PX)
     sizes = sorted(set(sizes))
@@ -40,7 +41,8 @@ def measure_scale(
             links = Path(folder, f"in-{size}")
             links.mkdir()
             write_files(links, pictures, size)
-        told = run_jobs(Path(folder), chunk_size, sizes, ["--turns", str(runs)])
+        turns = ["--turns", str(runs), "--most-pairs", str(most_pairs)]
+        told = run_jobs(Path(folder), chunk_size, sizes, turns)
         profiles = run_jobs(Path(folder), chunk_size, profiled, ["--profile"]) if profiled else []
     pairs = [pair for one in told for pair in one["pairs"]]
     return {

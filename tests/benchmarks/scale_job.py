@@ -1,11 +1,11 @@
 """Jobs of ``scale``, all in this process; prints what they cost as one line of JSON.
 
-python -m tests.benchmarks.scale_job [--turns N] [--profile] FOLDER CHUNK_SIZE IMAGES [IMAGES ...]
+python -m tests.benchmarks.scale_job [--turns N] [--most-pairs N] [--profile] FOLDER CHUNK_SIZE IMAGES ...
 
 Jobs over one image, and over each size, import and build all that is needed only once. Then come pairs: a
 job over one image and one over ``FOLDER/in-IMAGES``. What the second takes longer is what its images cost:
 what is fixed is in both, and what else slows the machine down meets both. All sizes take turns, so it meets
-all sizes, too; a small size has more pairs in each turn, up to twenty, until they come to 20,000 images.
+all sizes, too; a small size has more pairs in each turn, until they come to 20,000 images.
 Each job finds the heap as clean as a process's only job does: what the jobs before it have left is collected
 beforehand, or a collection of 0.3 s for the garbage of many would fall on any one of them.
 """
@@ -37,7 +37,6 @@ from tests.benchmarks.machine import process_bytes
 
 _TOP = 15
 _IMAGES_A_TURN = 20_000
-_MOST_PAIRS = 20
 _Job = Callable[[], tuple[float, float]]
 
 
@@ -74,6 +73,7 @@ def main(argv: Sequence[str]) -> int:
     """Run the jobs."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--turns", type=int, default=1)
+    parser.add_argument("--most-pairs", type=int, default=1)
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("folder", type=Path)
     parser.add_argument("chunk_size")
@@ -104,7 +104,7 @@ def _measured(
         size.files = sum(1 for _ in options.folder.glob(f"out-{size.images}/scores/date=*/*.parquet"))
     for _ in range(options.turns):
         for size in sizes:
-            for _ in range(min(max(_IMAGES_A_TURN // size.images, 1), _MOST_PAIRS)):
+            for _ in range(min(max(_IMAGES_A_TURN // size.images, 1), options.most_pairs)):
                 size.pairs.append(_Pair(*one_image(), *jobs[size.images]()))
     for size in sizes:
         size.end_peak_bytes = process_bytes("VmHWM")

@@ -103,7 +103,7 @@ def test_a_small_job_with_a_large_chunk_size_has_eight_chunks_or_those_of_256(
 def test_a_small_job_has_about_as_few_chunks_for_an_image_as_a_large_one(total: int) -> None:
     refs = [ref(f"photos/{number:06}.jpg") for number in range(total)]
     shards = by_shard(refs, plan_spans(dict(count_days(refs)), 256))
-    chunks = sum(len(cut_chunks(found, 256, opens=shard[2])) for shard, found in shards)
+    chunks = sum(len(cut_chunks(found, 256, opens=shard[1])) for shard, found in shards)
     assert total / 256 <= chunks <= 2 + total / 256 * 1.5
 
 
@@ -179,10 +179,10 @@ def test_every_ref_is_in_the_shard_of_its_day_and_uri(uris: list[str]) -> None:
     plan = {day: Span(day, 4, opens=day == first) for day, _ in count_days(refs)}
     shards = by_shard(refs, plan)
     assert sorted(image.key for _, found in shards for image in found) == sorted(r.key for r in refs)
-    for (day, part, opens), found in shards:
+    for ((day, part), opens), found in shards:
         assert all((event_day(r), shard_of(r.image_uri, 4)) == (day, part) for r in found)
         assert opens == ((day, part) == (first, 0))
-    assert not any(opens for (_, _, opens), _ in shards[1:])
+    assert not any(opens for (_, opens), _ in shards[1:])
 
 
 def test_refs_are_counted_by_day() -> None:

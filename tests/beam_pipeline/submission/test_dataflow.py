@@ -148,7 +148,7 @@ def test_records_have_coders_of_their_own_wherever_a_batch_puts_them() -> None:
     ]
     assert coders["ReadImageRefs/Describe"] == "ImageRefCoder"
     # Encoded once, before the counting; a tuple of plain parts needs nothing of ours.
-    assert coders["ChunkRefs/Group"] == "kv<kv<varint,varint>,iterable<bytes>>"
+    assert coders["ChunkRefs/Group"] == "kv<kv<kv<varint,varint>,bool>,iterable<bytes>>"
     assert coders["ChunkRefs/Cut"] == "ChunkCoder"
     assert scored == coders["ScoreChunks/Rescue"] == "ScoredChunkCoder"
     assert coders["WriteChunks/Files"] == "string_utf8"
