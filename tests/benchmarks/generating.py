@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ class Rival:
     Attributes:
         stock: The model.
         scorer: Whose question and template it answers.
-        batches: Its inputs, ready on the device: unlike ours, it is not timed on making them.
+        batches: Its images, on the device. Unlike ours, ``plain`` is not timed on making what it takes of them.
         answer_tokens: Of the longest answer that slot decoding gave; it writes as many.
     """
 
@@ -34,12 +35,16 @@ class Rival:
     batches: Sequence[ImageBatch]
     answer_tokens: int
 
+    @cached_property
+    def inputs(self) -> list[dict[str, torch.Tensor]]:
+        """What ``generate()`` takes, made once."""
+        return [_prompts(self.scorer.encoder, self.scorer.decoder, batch) for batch in self.batches]
+
     @torch.inference_mode()
     def plain(self) -> None:
         """Write freely, a fixed number of tokens: nothing of ours in the loop."""
-        for batch in self.batches:
-            inputs = _prompts(self.scorer.encoder, self.scorer.decoder, batch)
-            end = self.scorer.encoder.special(IM_END)
+        end = self.scorer.encoder.special(IM_END)
+        for inputs in self.inputs:
             self.stock.generate(
                 **inputs,
                 do_sample=False,
