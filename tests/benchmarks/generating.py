@@ -26,7 +26,7 @@ class Rival:
     Attributes:
         stock: The model.
         scorer: Whose question and template it answers.
-        batches: Its images, on the device. Unlike ours, ``plain`` is not timed on making what it takes of them.
+        batches: Its images, on the device. Unlike ours, ``plain`` is not timed on making its inputs of them.
         answer_tokens: Of the longest answer that slot decoding gave; it writes as many.
     """
 

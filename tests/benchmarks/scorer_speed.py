@@ -283,7 +283,7 @@ def _against_generate(
 
 
 def _with_vision_given(owner: Any, method: str, run: Callable[[], object]) -> Callable[[], None]:
-    """The same run over the same images with what the vision tower said of them at hand; makes one run now."""
+    """The same run over the same images with what the vision tower said of them at hand; runs once now."""
     said = results_of(owner, method, run)
 
     def again() -> None:
