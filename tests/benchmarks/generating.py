@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +15,7 @@ from model.patches import grid_thw, patch_rows
 from model.prepared import PreparedImage
 from model.ragged import ImageBatch
 from model.scorer import Scorer
+from model.slots import ReadoutSlot, SlotProgram, Step
 from model.tokens import IM_END, IMAGE_PAD, TextEncoder
 from tests.model.reference import generate_under_mask
 
@@ -63,6 +64,14 @@ class Rival:
             for batch in self.batches
             for answer in generate_under_mask(self.stock, encoder, decoder.prompt, decoder.program, batch)
         ]
+
+
+def prefill_only(decoder: SlotDecoder) -> SlotDecoder:
+    """A decoder of the same model and question that stops where the answer would begin."""
+    *closing, last = decoder.prompt.closing
+    prompt = replace(decoder.prompt, closing=tuple(closing))
+    program = SlotProgram("prefill", (Step((last,), ReadoutSlot("nothing")),), ())
+    return SlotDecoder(decoder.model, prompt, program, torch.nn.Identity())
 
 
 def image_batch(images: Sequence[PreparedImage], device: torch.device) -> ImageBatch:

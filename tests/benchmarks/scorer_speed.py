@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ import torch
 
 from model.prepared import PreparedImage
 from model.scorer import Scorer
-from model.slots import FreeTextSlot
 from schemas.errors import ConfigurationError
+from tests.benchmarks.against_generate import against_generate
 from tests.benchmarks.bare_scorer import BareRun, Feeding, known, micro_batches, predict_all, run_bare
 from tests.benchmarks.built import Built
 from tests.benchmarks.devices import (
@@ -29,11 +29,9 @@ from tests.benchmarks.devices import (
     rounded,
 )
 from tests.benchmarks.floor import Floor, batch_works, floor_of, program_passes
-from tests.benchmarks.generating import Rival, answers_of, image_batch
 from tests.benchmarks.pictures import Pixels, image_size, jpegs, read_photographs, size_of, write_files
 from tests.benchmarks.reference_scores import against_reference, check_comparable, reference_photographs
 from tests.benchmarks.split import split_seconds
-from tests.benchmarks.swapping import replayed, results_of
 
 _PHOTOGRAPHS = 32
 """Different ones at most: the others of a run are the same again, which costs a scorer the same."""
@@ -184,7 +182,7 @@ def _row(
     }
     if plan.generate_batches:
         row["generate"] = [
-            _against_generate(plan, scorer, images, feeding, size, beside.stock(), row["images_per_s"])
+            _beside_generate(plan, scorer, beside.stock(), images, feeding, size, images_per_s)
             for size in plan.generate_batches
         ]
     if beside.reference_photos:
@@ -245,53 +243,12 @@ def _floor(plan: ScorerPlan, scorer: Scorer, batch: Sequence[PreparedImage], spe
     return floor_of(works, len(tokens), speed.matmul_flops_per_s, speed.copy_bytes_per_s)
 
 
-def _against_generate(
-    plan: ScorerPlan, scorer: Scorer, images: Sequence[PreparedImage], feeding: Feeding, size: int,
-    stock: Any, images_per_s: float,
+def _beside_generate(
+    plan: ScorerPlan, scorer: Scorer, stock: Any, images: Sequence[PreparedImage], feeding: Feeding,
+    size: int, images_per_s: float,
 ) -> dict[str, Any]:  # fmt: skip
     """Beside ``generate()``: in batches of its size, and in our own micro-batches."""
     count = -(-plan.generate_images // size) * size
     some = [images[index % len(images)] for index in range(count)]
-    batches = [some[start : start + size] for start in range(0, count, size)]
-    answers = [answer for batch in batches for answer in answers_of(scorer.decoder, scorer.decide(batch))]
-    inputs = [image_batch(batch, plan.device) for batch in batches]
-    rival = Rival(stock, scorer, inputs, max(map(len, answers)))
-    same = replace(feeding, micro_batch=size, token_budget=max(feeding.token_budget, size * 10**6))
-    slots = partial(predict_all, scorer, some, same)
-    figures: dict[str, Any] = {"batch": size, "images": count, "answer_tokens": rival.answer_tokens}
-    calls: dict[str, Callable[[], Any]] = {
-        "slots": slots,
-        "plain": rival.plain,
-        "slots past vision": _with_vision_given(scorer.decoder, "_embed_images", slots),
-        "plain past vision": _with_vision_given(stock.model.visual, "forward", rival.plain),
-    }
-    masked = not _has_free_text(scorer)
-    if masked:
-        theirs = rival.masked()
-        equal = sum(one == other for one, other in zip(answers, theirs, strict=True))
-        figures["equal_answers"] = rounded(equal / count)
-        calls["masked"] = rival.masked
-    seconds = medians(alternating(calls, plan.runs, plan.device))
-    return figures | {
-        "images_per_s": rounded(count / seconds["plain"]),
-        "masked_images_per_s": rounded(count / seconds["masked"]) if masked else None,
-        "slots_images_per_s": rounded(count / seconds["slots"]),
-        "ratio_same_batch": rounded(seconds["plain"] / seconds["slots"]),
-        "ratio_past_vision": rounded(seconds["plain past vision"] / seconds["slots past vision"]),
-        "ratio": rounded(images_per_s * seconds["plain"] / count),
-    }
-
-
-def _with_vision_given(owner: Any, method: str, run: Callable[[], object]) -> Callable[[], None]:
-    """The same run over the same images with what the vision tower said of them at hand; runs once now."""
-    said = results_of(owner, method, run)
-
-    def again() -> None:
-        with replayed(owner, method, said):
-            run()
-
-    return again
-
-
-def _has_free_text(scorer: Scorer) -> bool:
-    return any(isinstance(step.slot, FreeTextSlot) for step in scorer.decoder.program.steps)
+    found = against_generate(scorer, stock, some, feeding, size, plan.runs)
+    return found | {"ratio": rounded(images_per_s / found["images_per_s"])}

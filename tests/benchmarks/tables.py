@@ -56,13 +56,13 @@ def _scorer(figures: Report) -> str:
     beside = [(row, found) for row in rows for found in row.get("generate", ())]
     against = grid(
         ("template", "visual tokens", "`generate()` batch", "images/s", "under our mask", "answer tokens",
-         "ours, same batch", "ratio", "ratio behind the vision tower", "ours, own micro-batch", "ratio",
-         "equal answers"),
+         "ours, same batch", "ratio", "ratio behind the vision tower", "behind the prefill",
+         "ours, own micro-batch", "ratio", "equal answers"),
         [
             (row["template"], row["visual_tokens"], found["batch"], found["images_per_s"],
              found["masked_images_per_s"], found["answer_tokens"], found["slots_images_per_s"],
-             found["ratio_same_batch"], found["ratio_past_vision"], row["images_per_s"], found["ratio"],
-             found.get("equal_answers"))
+             found["ratio_same_batch"], found["ratio_past_vision"], found.get("ratio_past_prefill"),
+             row["images_per_s"], found["ratio"], found.get("equal_answers"))
             for row, found in beside
         ],
     )  # fmt: skip

@@ -8,7 +8,7 @@ import torch
 
 from tests.benchmarks.__main__ import main
 from tests.benchmarks.built import Built
-from tests.benchmarks.generating import Rival, image_batch
+from tests.benchmarks.generating import Rival, image_batch, prefill_only
 from tests.benchmarks.pictures import jpegs, read_photographs
 from tests.benchmarks.scorer_speed import ScorerPlan, measure_scorer
 from tests.benchmarks.split import PARTS
@@ -47,6 +47,7 @@ def test_rows_hold_together() -> None:
             beside["slots_images_per_s"] / beside["images_per_s"], 1e-2
         )
         assert beside["ratio_past_vision"] > 0
+        assert isinstance(beside["ratio_past_prefill"], float)
 
 
 def test_free_text_has_its_own_row_and_no_mask_to_compare_with() -> None:
@@ -72,6 +73,18 @@ def test_with_what_the_vision_tower_said_at_hand_both_write_the_same() -> None:
         said = results_of(owner, method, answer)
         with replayed(owner, method, said):
             assert answer() == plain
+
+
+def test_the_prefill_alone_is_the_question_to_its_last_token() -> None:
+    built = Built.of("toy", CPU, torch.float32)
+    scorer, stock = built.scorer("score_form", 9), built.stock()
+    images = [scorer.prepare(data) for data in jpegs(read_photographs(None, 2), 84, 84)]
+    rival = Rival(stock, scorer, [image_batch(images, CPU)], 1)
+    (inputs,) = rival.inputs
+    with torch.inference_mode():
+        hidden = stock.model(**inputs).last_hidden_state[:, -1]
+    (read,) = prefill_only(scorer.decoder).decode(image_batch(images, CPU)).slots
+    torch.testing.assert_close(read.outputs, hidden, atol=1e-4, rtol=1e-4)
 
 
 def test_the_reference_stands_beside_a_row() -> None:
