@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -32,38 +33,51 @@ def against_generate(
         runs: Of everything.
 
     Returns:
-        Images a second, and how many times longer ``generate()`` takes for as many tokens: of whole images;
+        Images a second, and how many times longer ``generate()`` takes for as many tokens as the longest
+        answer of each batch has (median of the turns): of whole images;
         with what the vision tower says given to both; and with, besides, the time taken off that both need
         up to the end of the question (of ``generate()``, with the first token, which it decides there).
     """
     batches = [images[start : start + size] for start in range(0, len(images), size)]
-    answers = [answer for batch in batches for answer in answers_of(scorer.decoder, scorer.decide(batch))]
+    answered = [answers_of(scorer.decoder, scorer.decide(batch)) for batch in batches]
+    answers = [answer for batch in answered for answer in batch]
     inputs = [image_batch(batch, scorer.device) for batch in batches]
-    rival = Rival(stock, scorer, inputs, max(map(len, answers)))
+    rival = Rival(stock, scorer, inputs, [max(map(len, batch)) for batch in answered])
     same = replace(feeding, micro_batch=size, token_budget=max(feeding.token_budget, size * 10**6))
     slots = partial(predict_all, scorer, images, same)
     calls: dict[str, Run] = {"slots": slots, "plain": rival.plain}
     calls.update(_parts(scorer, rival, slots, same, images))
     count = len(images)
-    figures: dict[str, Any] = {"batch": size, "images": count, "answer_tokens": rival.answer_tokens}
+    figures: dict[str, Any] = {"batch": size, "images": count, "answer_tokens": max(rival.answer_tokens)}
     masked = not any(isinstance(step.slot, FreeTextSlot) for step in scorer.decoder.program.steps)
     if masked:
         theirs = rival.masked()
         equal = sum(one == other for one, other in zip(answers, theirs, strict=True))
         figures["equal_answers"] = rounded(equal / count)
         calls["masked"] = rival.masked
-    took = medians(alternating(calls, runs, scorer.device))
+    times = alternating(calls, runs, scorer.device)
+    took = medians(times)
     return figures | {
         "images_per_s": rounded(count / took["plain"]),
         "masked_images_per_s": rounded(count / took["masked"]) if masked else None,
         "slots_images_per_s": rounded(count / took["slots"]),
-        "ratio_same_batch": rounded(took["plain"] / took["slots"]),
-        "ratio_past_vision": rounded(took["plain past vision"] / took["slots past vision"]),
-        "ratio_past_prefill": rounded(
-            (took["plain past vision"] - took["plain prefill"])
-            / (took["slots past vision"] - took["slots prefill"])
+        "ratio_same_batch": _ratio(times["plain"], times["slots"]),
+        "ratio_past_vision": _ratio(times["plain past vision"], times["slots past vision"]),
+        "ratio_past_prefill": _ratio(
+            _without(times["plain past vision"], times["plain prefill"]),
+            _without(times["slots past vision"], times["slots prefill"]),
         ),
     }
+
+
+def _ratio(theirs: Sequence[float], ours: Sequence[float]) -> float:
+    """Median of the turns."""
+    found = statistics.median(one / other for one, other in zip(theirs, ours, strict=True))
+    return rounded(found)
+
+
+def _without(whole: Sequence[float], part: Sequence[float]) -> list[float]:
+    return [one - other for one, other in zip(whole, part, strict=True)]
 
 
 def _parts(
@@ -83,7 +97,7 @@ def _parts(
         "slots past vision": _given(scorer.decoder, "_embed_images", said, slots),
         "slots prefill": _given(prefill, "_embed_images", said, read_questions),
         "plain past vision": _given(visual, "forward", said_plainly, rival.plain),
-        "plain prefill": _given(visual, "forward", said_plainly, replace(rival, answer_tokens=1).plain),
+        "plain prefill": _given(visual, "forward", said_plainly, rival.first_token),
     }
     for call in calls.values():
         call()

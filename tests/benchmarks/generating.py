@@ -16,8 +16,8 @@ from model.prepared import PreparedImage
 from model.ragged import ImageBatch
 from model.scorer import Scorer
 from model.slots import ReadoutSlot, SlotProgram, Step
-from model.tokens import IM_END, IMAGE_PAD, TextEncoder
-from tests.model.reference import generate_under_mask
+from model.tokens import IM_END
+from tests.model.reference import answer_under_mask, generate_inputs
 
 
 @dataclass(frozen=True)
@@ -27,30 +27,38 @@ class Rival:
     Attributes:
         stock: The model.
         scorer: Whose question and template it answers.
-        batches: Its images, on the device. Unlike ours, ``plain`` is not timed on making its inputs of them.
-        answer_tokens: Of the longest answer that slot decoding gave; it writes as many.
+        batches: Its images, on the device. Unlike ours, it is not timed on making its inputs of them.
+        answer_tokens: Of the longest answer that slot decoding gave in each batch; it writes as many.
     """
 
     stock: Any
     scorer: Scorer
     batches: Sequence[ImageBatch]
-    answer_tokens: int
+    answer_tokens: Sequence[int]
 
     @cached_property
     def inputs(self) -> list[dict[str, torch.Tensor]]:
         """What ``generate()`` takes, made once."""
-        return [_prompts(self.scorer.encoder, self.scorer.decoder, batch) for batch in self.batches]
+        prompt = self.scorer.decoder.prompt
+        return [generate_inputs(self.scorer.encoder, prompt, batch) for batch in self.batches]
 
-    @torch.inference_mode()
     def plain(self) -> None:
         """Write freely, a fixed number of tokens: nothing of ours in the loop."""
+        self._write(self.answer_tokens)
+
+    def first_token(self) -> None:
+        """Write no more than the token that the prefill decides."""
+        self._write([1] * len(self.batches))
+
+    @torch.inference_mode()
+    def _write(self, tokens: Sequence[int]) -> None:
         end = self.scorer.encoder.special(IM_END)
-        for inputs in self.inputs:
+        for inputs, count in zip(self.inputs, tokens, strict=True):
             self.stock.generate(
                 **inputs,
                 do_sample=False,
-                min_new_tokens=self.answer_tokens,
-                max_new_tokens=self.answer_tokens,
+                min_new_tokens=count,
+                max_new_tokens=count,
                 eos_token_id=end,
                 pad_token_id=end,
             )
@@ -58,11 +66,11 @@ class Rival:
     @torch.inference_mode()
     def masked(self) -> list[list[int]]:
         """Write under the template's mask; gives the answers, which slot decoding must give, too."""
-        encoder, decoder = self.scorer.encoder, self.scorer.decoder
+        encoder, program = self.scorer.encoder, self.scorer.decoder.program
         return [
             answer
-            for batch in self.batches
-            for answer in generate_under_mask(self.stock, encoder, decoder.prompt, decoder.program, batch)
+            for inputs in self.inputs
+            for answer in answer_under_mask(self.stock, encoder, program, inputs)
         ]
 
 
@@ -90,21 +98,3 @@ def answers_of(decoder: SlotDecoder, decisions: Decisions) -> list[list[int]]:
         program.answer_ids(decided_values(program, decisions, row), written_ids(program, decisions, row))
         for row in range(len(decisions.format_mass))
     ]
-
-
-def _prompts(encoder: TextEncoder, decoder: SlotDecoder, images: ImageBatch) -> dict[str, torch.Tensor]:
-    pad, device = encoder.special(IMAGE_PAD), images.patches.device
-    prompts = [
-        decoder.prompt.ids(pad, h * w // 4, context)
-        for (h, w), context in zip(images.grids, images.contexts, strict=True)
-    ]
-    width = max(map(len, prompts))
-    ids = torch.tensor([[0] * (width - len(prompt)) + prompt for prompt in prompts], device=device)
-    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
-    return {
-        "input_ids": ids,
-        "attention_mask": mask,
-        "pixel_values": images.pixel_values(),
-        "image_grid_thw": torch.tensor([[1, h, w] for h, w in images.grids], device=device),
-        "mm_token_type_ids": (ids == pad).int(),
-    }

@@ -43,7 +43,7 @@ def test_rows_hold_together() -> None:
         (beside,) = row["generate"]
         assert beside["equal_answers"] == 1
         assert beside["ratio"] == pytest.approx(row["images_per_s"] / beside["images_per_s"], 1e-2)
-        assert beside["ratio_same_batch"] == pytest.approx(
+        assert beside["ratio_same_batch"] == pytest.approx(  # one turn: the median is the turn
             beside["slots_images_per_s"] / beside["images_per_s"], 1e-2
         )
         assert beside["ratio_past_vision"] > 0
@@ -64,7 +64,7 @@ def test_with_what_the_vision_tower_said_at_hand_both_write_the_same() -> None:
     scorer, stock = built.scorer("score_form", 9), built.stock()
     photos = jpegs(read_photographs(None, 3), 84, 84)
     images = [scorer.prepare(data) for data in photos]
-    rival = Rival(stock, scorer, [image_batch(images[:2], CPU), image_batch(images[2:], CPU)], 4)
+    rival = Rival(stock, scorer, [image_batch(images[:2], CPU), image_batch(images[2:], CPU)], [4, 4])
     for owner, method, answer in (
         (scorer.decoder, "_embed_images", lambda: [scorer.decide([image]).format_mass for image in images]),
         (stock.model.visual, "forward", rival.masked),
@@ -79,7 +79,7 @@ def test_the_prefill_alone_is_the_question_to_its_last_token() -> None:
     built = Built.of("toy", CPU, torch.float32)
     scorer, stock = built.scorer("score_form", 9), built.stock()
     images = [scorer.prepare(data) for data in jpegs(read_photographs(None, 2), 84, 84)]
-    rival = Rival(stock, scorer, [image_batch(images, CPU)], 1)
+    rival = Rival(stock, scorer, [image_batch(images, CPU)], [1])
     (inputs,) = rival.inputs
     with torch.inference_mode():
         hidden = stock.model(**inputs).last_hidden_state[:, -1]

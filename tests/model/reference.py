@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -34,7 +35,12 @@ def generate_under_mask(
     model: Any, encoder: TextEncoder, prompt: Prompt, program: SlotProgram, images: ImageBatch
 ) -> list[list[int]]:
     """Answer a batch with ``generate()``; returns every row's answer, ``<|im_end|>`` included."""
-    pad, end = encoder.special(IMAGE_PAD), encoder.special(IM_END)
+    return answer_under_mask(model, encoder, program, generate_inputs(encoder, prompt, images))
+
+
+def generate_inputs(encoder: TextEncoder, prompt: Prompt, images: ImageBatch) -> dict[str, torch.Tensor]:
+    """What ``generate()`` takes for a batch: questions padded on the left, normalised pixels."""
+    pad = encoder.special(IMAGE_PAD)
     prompts = [
         prompt.ids(pad, h * w // 4, context)
         for (h, w), context in zip(images.grids, images.contexts, strict=True)
@@ -42,12 +48,23 @@ def generate_under_mask(
     width = max(map(len, prompts))
     ids = torch.tensor([[0] * (width - len(p)) + p for p in prompts], device=images.patches.device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=ids.device)
+    return {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "pixel_values": images.pixel_values(),
+        "image_grid_thw": torch.tensor([[1, h, w] for h, w in images.grids], device=ids.device),
+        "mm_token_type_ids": (ids == pad).int(),
+    }
+
+
+def answer_under_mask(
+    model: Any, encoder: TextEncoder, program: SlotProgram, inputs: Mapping[str, torch.Tensor]
+) -> list[list[int]]:
+    """``generate_under_mask`` for inputs that are there already."""
+    end = encoder.special(IM_END)
+    width = inputs["input_ids"].shape[1]
     out = model.generate(
-        input_ids=ids,
-        attention_mask=mask,
-        pixel_values=images.pixel_values(),
-        image_grid_thw=torch.tensor([[1, h, w] for h, w in images.grids], device=ids.device),
-        mm_token_type_ids=(ids == pad).int(),
+        **inputs,
         do_sample=False,
         max_new_tokens=400,
         eos_token_id=end,
