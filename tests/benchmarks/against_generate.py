@@ -34,9 +34,9 @@ def against_generate(
 
     Returns:
         Images a second, and how many times longer ``generate()`` takes for as many tokens as the longest
-        answer of each batch has (median of the turns): of whole images;
-        with what the vision tower says given to both; and with, besides, the time taken off that both need
-        up to the end of the question (of ``generate()``, with the first token, which it decides there).
+        answer of each batch has (median of the turns): of whole images; with what the vision tower says given
+        to both; and with, besides, the time taken off that both need up to the end of the question (of
+        ``generate()``, with the first token, which it decides there).
     """
     batches = [images[start : start + size] for start in range(0, len(images), size)]
     answered = [answers_of(scorer.decoder, scorer.decide(batch)) for batch in batches]
@@ -72,8 +72,7 @@ def against_generate(
 
 def _ratio(theirs: Sequence[float], ours: Sequence[float]) -> float:
     """Median of the turns."""
-    found = statistics.median(one / other for one, other in zip(theirs, ours, strict=True))
-    return rounded(found)
+    return rounded(statistics.median(one / other for one, other in zip(theirs, ours, strict=True)))
 
 
 def _without(whole: Sequence[float], part: Sequence[float]) -> list[float]:

@@ -61,7 +61,7 @@ def _scorer(figures: Report) -> str:
         [
             (row["template"], row["visual_tokens"], found["batch"], found["images_per_s"],
              found["masked_images_per_s"], found["answer_tokens"], found["slots_images_per_s"],
-             found["ratio_same_batch"], found["ratio_past_vision"], found.get("ratio_past_prefill"),
+             found["ratio_same_batch"], found["ratio_past_vision"], found["ratio_past_prefill"],
              row["images_per_s"], found["ratio"], found.get("equal_answers"))
             for row, found in beside
         ],
